@@ -1,0 +1,37 @@
+"""The exceptions of graphc: every one derives from `GraphcError` and from the built-in it refines."""
+
+
+class GraphcError(Exception):
+    """Base of all errors that graphc raises on purpose."""
+
+
+class ShapeError(GraphcError, ValueError):
+    """Shapes, axes or sizes that do not fit an op."""
+
+
+class DTypeError(GraphcError, TypeError):
+    """A dtype that an op does not take, or two that do not mix."""
+
+
+class GradientError(GraphcError, ValueError):
+    """A derivative that does not exist or was asked for in a way that has no meaning."""
+
+
+class InputError(GraphcError, ValueError):
+    """What was passed to a compiled program does not fit its inputs; nothing was run or changed."""
+
+
+class CompileError(GraphcError, RuntimeError):
+    """A graph, rule or stage that cannot be compiled or looked at as asked."""
+
+
+class BackendUnavailable(GraphcError, RuntimeError):
+    """A backend was asked for by name and cannot run here."""
+
+
+class NonFiniteError(GraphcError, ArithmeticError):
+    """A NaN or an infinity appeared while checking was on."""
+
+
+class CheckpointError(GraphcError, OSError):
+    """A checkpoint file that cannot be read, trusted or applied."""

@@ -1,0 +1,206 @@
+"""From what users write to nodes: conversion of operands, promotion of dtypes, broadcasting.
+
+Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError); an integer or bool
+node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy scalars and
+arrays are weak: they take the nodes' dtype, and only their category counts (a float makes an integer
+node float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from graphc.errors import DTypeError, ShapeError
+from graphc.ir.dim import Dim
+from graphc.ir.node import Node, Operand, explain, make
+from graphc.ir.op import FUNCTIONS, OPS, Kind, Op, register
+from graphc.ir.tensor_type import BOOL, FLOAT32, FLOATS, INT32, INT64, DType, TensorType, as_dtype
+
+Mode = Literal["arithmetic", "float", "any", "bits"]
+"""What an op computes in: arithmetic (bool becomes int32), float (anything else becomes float32),
+any (as it comes), bits (bool and integers only)."""
+
+
+def as_node(value: Operand, dtype: DType | None = None) -> Node:
+    """`value` as a node: itself, a size, or a constant (of `dtype`, if that is given)."""
+    if isinstance(value, Node):
+        return value if dtype is None else FUNCTIONS["astype"](value, dtype)
+    if isinstance(value, Dim):
+        return make(OPS["size"], dim=value, dtype=dtype or INT32)
+    return FUNCTIONS["const"](value, dtype)
+
+
+def real_array(value: Any, op: str = "const") -> np.ndarray:
+    """`value` as an array of numbers or bools; DTypeError for anything else, ragged lists too."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DTypeError(explain(op, f"not an array of numbers: {error}", ())) from None
+    if array.dtype.kind not in "biuf":
+        shown = repr(value) if len(repr(value)) < 60 else f"an array of dtype {array.dtype}"
+        raise DTypeError(
+            explain(op, f"{shown} has dtype {array.dtype}; need real numbers or bools", ())
+        )
+    return array
+
+
+def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> list[Node]:
+    """The operands as nodes of one dtype, found by the rules above."""
+    nodes = [x for x in operands if isinstance(x, Node)]
+    weak = [x if isinstance(x, Dim) else real_array(x, op) for x in operands if not isinstance(x, Node)]
+    dtype = _joint(op, nodes, weak)
+    if mode == "float" and dtype not in FLOATS:
+        dtype = FLOAT32
+    elif mode == "arithmetic" and dtype == BOOL:
+        dtype = INT32
+    elif mode == "bits" and dtype in FLOATS:
+        raise DTypeError(
+            explain(op, "takes bools or integers, not floats; compare first, as in x > 0", nodes)
+        )
+    return [as_node(x, dtype) for x in operands]
+
+
+def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:
+    floats = {n.dtype for n in nodes if n.dtype in FLOATS}
+    if len(floats) > 1:
+        names = " and ".join(sorted(d.name for d in floats))
+        raise DTypeError(
+            explain(op, f"{names} do not mix; cast one with .astype('float32')", nodes)
+        )
+    if floats:
+        return floats.pop()
+    strong = [n.dtype for n in nodes]
+    kinds = {"i" if isinstance(x, Dim) else x.dtype.kind for x in weak}
+    if "f" in kinds:
+        typed = [x.dtype for x in weak if isinstance(x, np.ndarray) and x.ndim and x.dtype in FLOATS]
+        return FLOAT32 if strong or not typed else max(typed)
+    if INT64 in strong:
+        return INT64
+    if INT32 in strong or kinds & {"i", "u"}:
+        return INT32
+    return BOOL
+
+
+def broadcast(op: str, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with `broadcast_to` inserted where their shapes differ (NumPy's rule).
+
+    A symbolic size equals only itself; it is never stretched, but a literal 1 stretches to it.
+    """
+    shapes = [n.shape for n in nodes]
+    if all(shape == shapes[0] for shape in shapes[1:]):
+        return list(nodes)
+    shape = broadcast_shapes(op, shapes, nodes)
+    return [FUNCTIONS["broadcast_to"](n, shape) for n in nodes]
+
+
+def broadcast_shapes(
+    op: str, shapes: Iterable[tuple[int | Dim, ...]], nodes: Sequence[Node] = ()
+) -> tuple[int | Dim, ...]:
+    """The common shape, or a ShapeError that names the operands."""
+    result: list[int | Dim] = []
+    for shape in shapes:
+        longer, shorter = (result, shape) if len(result) >= len(shape) else (shape, result)
+        joined = list(longer)
+        for i in range(1, len(shorter) + 1):
+            a, b = longer[-i], shorter[-i]
+            if a != b and a != 1 and b != 1:
+                message = f"shapes do not broadcast: {a} against {b} on axis -{i}"
+                symbolic = isinstance(a, Dim) or isinstance(b, Dim)
+                remedy = "a symbolic size equals only itself" if symbolic else "need equal or 1"
+                raise ShapeError(explain(op, f"{message}; {remedy}; try .reshape", nodes))
+            joined[-i] = b if a == 1 else a
+        result = joined
+    return tuple(result)
+
+
+def normalise_axes(
+    op: str, axis: int | Iterable[int] | None, ndim: int, nodes: Sequence[Node] = ()
+) -> tuple[int, ...]:
+    """Sorted non-negative axes; all of them for None. ShapeError if out of range or repeated."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    for a in given:
+        if isinstance(a, bool) or not isinstance(a, int | np.integer):
+            raise ShapeError(explain(op, f"axis {a!r} is not an int", nodes))
+        if not -ndim <= a < ndim:
+            raise ShapeError(
+                explain(op, f"axis {a} is out of range for {ndim} dimensions", nodes)
+            )
+    axes = sorted(int(a) % ndim for a in given)
+    if len(set(axes)) < len(axes):
+        raise ShapeError(explain(op, f"axis {axis} names one axis twice", nodes))
+    return tuple(axes)
+
+
+# -- constructors of elementwise ops -------------------------------------------------------------
+
+
+def same_type(first: TensorType, *_: TensorType, **__: Any) -> TensorType:
+    """The type rule of an elementwise op whose result is of its operands' type."""
+    return first
+
+
+def bool_type(first: TensorType, *_: TensorType, **__: Any) -> TensorType:
+    """The type rule of a comparison."""
+    return TensorType(first.shape, BOOL)
+
+
+def apply(op: Op[Any], *operands: Operand, mode: Mode = "arithmetic", **attrs: Any) -> Node:
+    """Promote and broadcast the operands, then make the node."""
+    return make(op, tuple(broadcast(op.name, promote(op.name, operands, mode))), **attrs)
+
+
+def unary(
+    name: str, doc: str, formula: str, *, mode: Mode = "float", **record: Any
+) -> Op[[Operand]]:
+    """Declare an elementwise op of one operand."""
+
+    def build(x: Operand, /) -> Node:
+        return apply(op, x, mode=mode)
+
+    op = _declare(name, doc, formula, build, record)
+    return op
+
+
+def binary(
+    name: str, doc: str, formula: str, *, mode: Mode = "arithmetic", **record: Any
+) -> Op[[Operand, Operand]]:
+    """Declare an elementwise op of two operands, broadcast as in NumPy."""
+
+    def build(x: Operand, y: Operand, /) -> Node:
+        return apply(op, x, y, mode=mode)
+
+    op = _declare(name, doc, formula, build, record)
+    return op
+
+
+def declare(
+    kind: Kind, formula: str, *, name: str = "", **record: Any
+) -> Callable[[Callable[..., Node]], Op[...]]:
+    """Declare an op whose constructor has a signature of its own; decorates that constructor."""
+
+    def wrap(build: Callable[..., Node]) -> Op[...]:
+        return register(
+            Op(name=name or build.__name__, kind=kind, formula=formula, build=build, **record)
+        )
+
+    return wrap
+
+
+def _declare(
+    name: str, doc: str, formula: str, build: Callable[..., Node], record: dict[str, Any]
+) -> Op[Any]:
+    build.__doc__ = doc
+    build.__name__ = name
+    record.setdefault("infer", same_type)
+    return register(Op(name=name, kind=Kind.ELEMENTWISE, formula=formula, build=build, **record))
+
+
+__all__ = [
+    "apply", "as_dtype", "as_node", "binary", "bool_type", "broadcast", "broadcast_shapes",
+    "declare", "normalise_axes", "promote", "real_array", "same_type", "unary",
+]  # fmt: skip

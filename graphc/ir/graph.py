@@ -1,0 +1,206 @@
+"""A graph: what its outputs and updates reach. Dead code needs no pass, because it is not reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from graphc.errors import CompileError, DTypeError, ShapeError
+from graphc.ir.dim import Dim
+from graphc.ir.node import Derived, Node, Param, describe, explain, intern
+from graphc.ir.op import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Named outputs, updates of parameters, and every node below them in topological order.
+
+    The updates are applied together, after all outputs were computed from the old values.
+    """
+
+    outputs: tuple[tuple[str, Node], ...]
+    updates: tuple[tuple[Param, Node], ...]
+    nodes: tuple[Node, ...]
+
+    @staticmethod
+    def of(outputs: Mapping[str, Node], updates: Mapping[Param, Node] | None = None) -> Graph:
+        """Collect and check a graph: unique names, updates of the parameter's type."""
+        for name, node in outputs.items():
+            if not isinstance(node, Node):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise CompileError(f"output {name!r} is {type(node).__name__}, not a node")
+        graph = Graph.raw(tuple(outputs.items()), tuple((updates or {}).items()))
+        _check_names(graph.nodes)
+        for param, node in graph.updates:
+            _check_update(param, node)
+        return graph
+
+    @staticmethod
+    def raw(
+        outputs: tuple[tuple[str, Node], ...], updates: tuple[tuple[Param, Node], ...]
+    ) -> Graph:
+        """A graph without the checks, for passes that keep what was checked."""
+        roots = [node for _, node in outputs]
+        roots += [n for pair in updates for n in pair]
+        return Graph(outputs, updates, tuple(topological(roots)))
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        """The nodes whose values are wanted: outputs, then new values of parameters."""
+        return tuple(n for _, n in self.outputs) + tuple(n for _, n in self.updates)
+
+    @cached_property
+    def inputs(self) -> tuple[Node, ...]:
+        """Inputs to be given with each call, in the order in which they are reached."""
+        return tuple(n for n in self.nodes if is_external(n) and not isinstance(n, Param))
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        return tuple(n for n in self.nodes if isinstance(n, Param))
+
+    @cached_property
+    def names(self) -> dict[Node, str]:
+        """A short unique name for each node: its own, or its op's with a number."""
+        return unique_names(self.nodes)
+
+    @cached_property
+    def symbols(self) -> set[str]:
+        """The symbolic dimensions that must be bound before the graph can run."""
+        return {s for n in self.nodes for e in _extents(n) for s in e.symbols()}
+
+    def map(self, replace: Callable[[Node], Node]) -> Graph:
+        """The graph with every root replaced; the same object if nothing changed."""
+        outputs = tuple((name, replace(node)) for name, node in self.outputs)
+        updates = tuple((param, replace(node)) for param, node in self.updates)
+        if all(a is b for (_, a), (_, b) in zip(outputs, self.outputs, strict=True)) and all(
+            a is b for (_, a), (_, b) in zip(updates, self.updates, strict=True)
+        ):
+            return self
+        return Graph.raw(outputs, updates)
+
+    def to_networkx(self) -> Any:
+        """The graph as a networkx.MultiDiGraph: node attributes op, name, shape, dtype, role, attrs;
+        edge attribute `position` (which operand)."""
+        import networkx
+
+        result = networkx.MultiDiGraph()
+        for node in self.nodes:
+            result.add_node(
+                self.names[node], op=node.op.name, name=node.name, shape=node.shape,
+                dtype=node.dtype.name, role="backward" if node.backward else "forward",
+                attrs=dict(node.attrs),
+            )  # fmt: skip
+            for position, source in enumerate(node.inputs):
+                result.add_edge(self.names[source], self.names[node], position=position)
+        return result
+
+
+def topological(roots: Iterable[Node]) -> list[Node]:
+    """Every node reached from the roots, each after its inputs, in a deterministic order."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root in roots:
+        stack = [(root, 0)]
+        while stack:
+            node, position = stack.pop()
+            if position == 0 and node in seen:
+                continue
+            seen.add(node)
+            if position < len(node.inputs):
+                stack.append((node, position + 1))
+                if node.inputs[position] not in seen:
+                    stack.append((node.inputs[position], 0))
+            else:
+                order.append(node)
+    return order
+
+
+def unique_names(nodes: Iterable[Node]) -> dict[Node, str]:
+    """Names for text and pictures: declared names stay, others become op_0, op_1, ... per op."""
+    ordered = list(nodes)
+    names = {n: n.name for n in ordered if is_external(n)}
+    taken = set(names.values())
+    counts: dict[str, int] = {}
+    for node in ordered:
+        if node in names:
+            continue
+        while True:
+            number = counts.get(node.op.name, 0)
+            counts[node.op.name] = number + 1
+            name = f"{node.op.name}_{number}"
+            if name not in taken:
+                break
+        names[node] = name
+    return names
+
+
+def is_external(node: Node) -> bool:
+    """Whether the node's value comes from outside: an input or a parameter."""
+    return node.op.kind is Kind.SOURCE and node.op.eval is None
+
+
+def rebuild(node: Node, inputs: tuple[Node, ...], attrs: Any = None) -> Node:
+    """The same op over other inputs (and attributes), credited to the same user lines."""
+    attrs = node.attrs if attrs is None else attrs
+    if attrs == node.attrs and all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+        return node
+    with Derived(node.sites, node.backward):
+        return intern(node.op, inputs, attrs)
+
+
+def bind(graph: Graph, sizes: Mapping[str, int]) -> Graph:
+    """The graph with symbolic dimensions replaced by the given sizes."""
+    missing = graph.symbols - set(sizes)
+    if missing:
+        raise CompileError(f"sizes: missing {', '.join(sorted(missing))}")
+    if not graph.symbols:
+        return graph
+    done: dict[Node, Node] = {}
+    for node in graph.nodes:
+        attrs = tuple((key, _bind(value, sizes)) for key, value in node.attrs)
+        done[node] = rebuild(node, tuple(done[i] for i in node.inputs), attrs)
+    return graph.map(done.__getitem__)
+
+
+def _bind(value: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Dim):
+        return value.bind(sizes)
+    if type(value) is tuple:
+        return tuple(_bind(v, sizes) for v in value)
+    return value
+
+
+def _extents(node: Node) -> Iterable[Dim]:
+    yield from (e for e in node.type.shape if isinstance(e, Dim))
+    yield from (v for _, v in node.attrs if isinstance(v, Dim))
+
+
+def _check_names(nodes: Iterable[Node]) -> None:
+    seen: dict[str, Node] = {}
+    for node in nodes:
+        if not is_external(node):
+            continue
+        other = seen.setdefault(node.name, node)
+        if other is not node:
+            lines = " and ".join(str(n.sites[0]) for n in (other, node) if n.sites)
+            raise CompileError(
+                f"two nodes are named {node.name!r} (made at {lines}): {describe(other)} and "
+                f"{describe(node)}; names must be unique within a graph: rename one"
+            )
+
+
+def _check_update(param: Param, node: Node) -> None:
+    if not isinstance(param, Param):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CompileError(f"updates: {param!r} is not a param; only params can be updated")
+    if not isinstance(node, Node):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CompileError(f"updates: the new value of {param.name} is {node!r}, not a node")
+    if node.dtype != param.dtype:
+        raise DTypeError(
+            explain("updates", f"{param.name} is {param.type}, its new value {node.type}; "
+                    f"try .astype({param.dtype.name!r})", [node])
+        )  # fmt: skip
+    if node.shape != param.shape:
+        raise ShapeError(
+            explain("updates", f"{param.name} is {param.type}, its new value {node.type}", [node])
+        )

@@ -1,0 +1,113 @@
+"""An op is one record: its type rule, its value, its derivative and what the compiler may know of it.
+
+Passes dispatch on the closed set of kinds below and on the record's flags, never on an op's name,
+so that adding an op touches one place. Ops are registered once, in the write-once table `OPS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from graphc.errors import CompileError
+from graphc.ir.layout import Layout
+from graphc.ir.tensor_type import TensorType
+
+if TYPE_CHECKING:
+    from graphc.ir.node import Node
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+Array = Any  # an array of whichever module `eval` is given: NumPy or CuPy
+Vjp = Callable[..., "Node"]
+
+
+class Kind(Enum):
+    """What a pass needs to know of an op; the set of kinds is closed, the set of ops open."""
+
+    SOURCE = "source"  # no inputs: inputs, parameters, constants, iota
+    ELEMENTWISE = "elementwise"  # out[i] = f(a[i], b[i], ...)
+    REDUCTION = "reduction"  # attrs: axes (sorted, not negative), keepdims is always False
+    CONTRACTION = "contraction"  # batched matrix product
+    VIEW = "view"  # an index map: no arithmetic, no data of its own
+    JOIN = "join"  # several pieces written into one buffer
+    RANDOM = "random"  # a counter-based draw: recomputed, never stored for later
+    GATHER = "gather"  # one element per row, chosen by a label
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Op(Generic[P]):
+    """One op. Calling it builds a node: `exp(x)`.
+
+    `infer(*types, **attrs)` gives the type, or raises; `eval(xp, *arrays, **attrs)` the value over
+    an array module; `vjp[i](g, out, *inputs, **attrs)` the cotangent of input i from the cotangent
+    `g` of the output, written with the operators that users write, or None where input i has no
+    derivative. An elementwise `eval` uses ufuncs, `xp.where` and `.astype` only, so that it can be
+    traced into steps that run without allocation (`backends/steps.py`).
+    """
+
+    name: str
+    kind: Kind
+    formula: str
+    build: Callable[P, Node]
+    infer: Callable[..., TensorType]
+    eval: Callable[..., Array] | None
+    vjp: Mapping[int, Vjp] | Callable[[int], Vjp] = field(default_factory=dict)
+    view: Callable[..., Layout | None] | None = None  # of a view: layout of its input -> its own
+    c: str = ""  # C expression of an elementwise op: {0}, {1} are operands, {attr} attributes
+    cost: float = 1.0  # time of one element, in multiplies
+    commutative: bool = False
+    combine: str = ""  # of a reduction: the ufunc that joins two partial results, if there is one
+    identity: float | None = None  # of a reduction: the result over no elements
+    domain: tuple[float, float] = (-3.0, 3.0)  # where generated tests draw samples
+    avoid: tuple[float, ...] = ()  # kinks and poles that finite differences must keep away from
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Node:
+        return self.build(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.build)
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    @property
+    def __doc__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"{inspect.getdoc(self.build) or ''}\n\nFormula: {self.formula}"
+
+    def vjp_of(self, index: int) -> Vjp | None:
+        """The derivative rule of input `index`, or None if the op has none there."""
+        return self.vjp(index) if callable(self.vjp) else self.vjp.get(index)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+_ops: dict[str, Op[Any]] = {}
+_functions: dict[str, Callable[..., Any]] = {}
+OPS: Mapping[str, Op[Any]] = MappingProxyType(_ops)
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(_functions)  # ops and composites
+
+
+def register(op: Op[P]) -> Op[P]:
+    """Enter an op into the table; a name can be entered once."""
+    if op.name in _functions:
+        raise CompileError(f"op {op.name!r} is declared twice; an op is one declaration")
+    _ops[op.name] = op
+    _functions[op.name] = op
+    return op
+
+
+def composite(function: F) -> F:
+    """Enter a plain function of ops, so that methods and NumPy's protocol find it by name."""
+    name = function.__name__
+    if name in _functions:
+        raise CompileError(f"function {name!r} is declared twice")
+    _functions[name] = function
+    return function

@@ -1,0 +1,74 @@
+"""Where a parameter's value lives: a 64-byte aligned array that programs may move into a slab."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from graphc.errors import InputError
+from graphc.ir.tensor_type import DType
+
+ALIGNMENT = 64  # bytes: one cache line; an unaligned in-place subtract is four times slower
+
+
+class Storage:
+    """One value in host memory. `array` may be replaced by `relocate`, which bumps `moves`."""
+
+    __slots__ = ("array", "invalid", "lock", "moves")
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.array = aligned_empty(value.shape, value.dtype)
+        self.array[...] = value
+        self.lock = threading.RLock()
+        self.moves = 0
+        self.invalid = ""
+
+    def read(self) -> np.ndarray:
+        """A copy; raises InputError if a fault left the value undefined."""
+        with self.lock:
+            self.check()
+            return self.array.copy()
+
+    def write(self, value: Any, name: str) -> None:
+        """Copy `value` in; raises InputError, changing nothing, if shape or dtype do not fit."""
+        try:
+            given = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"param {name}: the new value is not an array: {error}") from None
+        wanted = f"{self.array.dtype.name}{list(self.array.shape)}"
+        if given.shape != self.array.shape:
+            raise InputError(
+                f"param {name}: the new value has shape {given.shape}; need {wanted}"
+            )
+        weak = not isinstance(value, np.ndarray | np.generic)
+        casting = "unsafe" if weak and given.dtype.kind in "bif" else "same_kind"
+        if given.dtype.kind not in "bif" or not np.can_cast(given.dtype, self.array.dtype, casting):
+            raise InputError(
+                f"param {name}: the new value is {given.dtype}; need {wanted}: cast it yourself "
+                f"with .astype({self.array.dtype.name!r})"
+            )
+        with self.lock:
+            self.array[...] = given
+            self.invalid = ""
+
+    def relocate(self, array: np.ndarray) -> None:
+        """Move the value into `array`, of the same shape and dtype."""
+        with self.lock:
+            array[...] = self.array
+            self.array = array
+            self.moves += 1
+
+    def check(self) -> None:
+        """Raise InputError if the value was lost in the middle of an update."""
+        if self.invalid:
+            raise InputError(f"the value is undefined: {self.invalid}; set it with p.value = ...")
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DType, alignment: int = ALIGNMENT) -> np.ndarray:
+    """An uninitialised C-contiguous array whose first byte lies at a multiple of `alignment`."""
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(nbytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + nbytes].view(dtype).reshape(shape)

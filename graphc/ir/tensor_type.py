@@ -1,0 +1,88 @@
+"""The type of a tensor: its shape (ints and symbolic dimensions) and its dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphc.errors import DTypeError, ShapeError
+from graphc.ir.dim import Dim, product
+
+DType = np.dtype[Any]
+
+BOOL = np.dtype("bool")
+INT32 = np.dtype("int32")
+INT64 = np.dtype("int64")
+FLOAT32 = np.dtype("float32")
+FLOAT64 = np.dtype("float64")
+DTYPES = (BOOL, INT32, INT64, FLOAT32, FLOAT64)
+FLOATS = (FLOAT32, FLOAT64)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Shape and dtype of a value; `float32[64, batch]` in text."""
+
+    shape: tuple[int | Dim, ...]
+    dtype: DType
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements; raises ShapeError while a dimension is symbolic."""
+        total = product(self.shape)
+        if isinstance(total, Dim):
+            raise ShapeError(f"{self} has no size yet: bind {', '.join(sorted(total.symbols()))}")
+        return total
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.kind == "f"
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+def as_dtype(dtype: Any) -> DType:
+    """The supported dtype that `dtype` (a str, type or NumPy dtype) names; else DTypeError."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in DTYPES:
+        names = ", ".join(d.name for d in DTYPES)
+        shown = dtype if found is None else found.name
+        raise DTypeError(f"dtype {shown!s} is not supported; use one of {names}")
+    return found.newbyteorder("=")
+
+
+def as_shape(shape: int | str | Dim | Sequence[int | str | Dim]) -> tuple[int | Dim, ...]:
+    """A shape from ints, Dims and names of symbolic dimensions; one extent alone is a 1-D shape."""
+    if isinstance(shape, int | str | Dim | np.integer):
+        shape = (shape,)
+    return tuple(as_extent(extent) for extent in shape)
+
+
+def as_extent(extent: Any) -> int | Dim:
+    """One size: a non-negative int, a Dim, or the name of a symbolic dimension."""
+    if isinstance(extent, Dim):
+        return extent
+    if isinstance(extent, str):
+        return Dim.symbol(extent)
+    if isinstance(extent, bool) or not isinstance(extent, int | np.integer):
+        raise ShapeError(
+            f"size {extent!r} in a shape: need an int, a Dim, or a str naming a symbolic dimension"
+        )
+    if extent < 0:
+        raise ShapeError(f"size {extent} in a shape is negative; sizes are 0 or more")
+    return int(extent)
