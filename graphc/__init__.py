@@ -1,13 +1,95 @@
 """graphc: a static-graph compiler for arrays."""
 
+from graphc.backends import devices
 from graphc.autodiff import grad, hvp, jvp, vjp
-from graphc.ops.activations import relu, sigmoid, tanh
-from graphc.ops.arithmetic import add, astype, multiply, stop_gradient, subtract, where
-from graphc.ops.composite import mean, softmax_cross_entropy
+from graphc.errors import (
+    BackendUnavailable,
+    CheckpointError,
+    CompileError,
+    DTypeError,
+    GradientError,
+    GraphcError,
+    InputError,
+    NonFiniteError,
+    ShapeError,
+)
+from graphc.ir.dim import Dim
+from graphc.ir.node import Node, Param
+from graphc.compiler import compile
+from graphc.ops.activations import relu, sigmoid, softplus
+from graphc.ops.arithmetic import (
+    abs,
+    add,
+    astype,
+    divide,
+    floor,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    power,
+    reciprocal,
+    sign,
+    square,
+    stop_gradient,
+    subtract,
+    where,
+)
+from graphc.ops.comparisons import (
+    bitwise_and,
+    bitwise_or,
+    equal,
+    greater,
+    greater_equal,
+    invert,
+    isfinite,
+    isnan,
+    less,
+    less_equal,
+    not_equal,
+)
+from graphc.ops.composite import (
+    binary_cross_entropy,
+    clip,
+    dropout,
+    elu,
+    gelu,
+    hard_sigmoid,
+    huber,
+    l1,
+    l2,
+    leaky_relu,
+    log_sigmoid,
+    log_softmax,
+    logsumexp,
+    mae,
+    mean,
+    mish,
+    mse,
+    selu,
+    sigmoid_cross_entropy,
+    silu,
+    softmax,
+    softmax_cross_entropy,
+    softsign,
+    std,
+    var,
+)
 from graphc.ops.contractions import matmul
-from graphc.ops.exponential import exp, log, square
+from graphc.ops.einsum import dot, einsum, outer, tensordot
+from graphc.ops.exponential import erf, erfc, exp, exp2, expm1, log, log1p, log2, rsqrt, sqrt
 from graphc.ops.gather import pick
-from graphc.ops.joins import concatenate
-from graphc.ops.reductions import max, sum
-from graphc.ops.sources import const, input, iota, param
-from graphc.ops.views import broadcast_to, flip, reshape, transpose
+from graphc.ops.joins import concatenate, pad, stack
+from graphc.ops.random import bernoulli, random_normal, random_uniform
+from graphc.ops.reductions import all, any, argmax, argmin, max, min, prod, sum
+from graphc.ops.sources import arange, const, input, iota, one_hot, param
+from graphc.ops.trigonometry import arctan, cos, cosh, sin, sinh, tan, tanh
+from graphc.ops.views import (
+    broadcast_to,
+    expand_dims,
+    flip,
+    reshape,
+    squeeze,
+    swapaxes,
+    transpose,
+)

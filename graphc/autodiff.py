@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from graphc.errors import GradientError, ShapeError
-from graphc.ir.build import as_node
+from graphc.ir.build import as_node, placeholder
 from graphc.ir.graph import topological
 from graphc.ir.node import Derived, Node, describe, explain
-from graphc.ir.op import FUNCTIONS
 from graphc.ir.tensor_type import FLOATS
 
 T = TypeVar("T")
@@ -84,7 +83,7 @@ def jvp(outputs: Sequence[Node], inputs: Sequence[Node], tangents: Sequence[Any]
     drops out.
     """
     directions = _fit("jvp", "tangent", inputs, tangents)
-    dummies = [FUNCTIONS["input"]("cotangent", y.shape, y.dtype) for y in outputs]
+    dummies = [placeholder("cotangent", y.type) for y in outputs]
     pulled = _cotangents(outputs, inputs, dummies)
     used = [(c, t) for c, t in zip(pulled, directions, strict=True) if c is not None]
     pushed = _cotangents([c for c, _ in used], dummies, [t for _, t in used])

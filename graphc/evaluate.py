@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,25 +10,34 @@ import numpy as np
 from graphc.errors import CompileError
 from graphc.ir.graph import is_external, topological
 from graphc.ir.node import Node, Param, describe
-from graphc.ir.op import Array
+from graphc.ir.op import Array, Kind
+from graphc.ir.philox import LANES, Draws, group_count, number_draws
 
 
 def evaluate(
-    roots: Iterable[Node], values: Mapping[Node, Array] | None = None, xp: Any = np
+    roots: Iterable[Node],
+    values: Mapping[Node, Array] | None = None,
+    xp: Any = np,
+    draws: Draws | None = None,
 ) -> list[Array]:
     """The values of `roots`, each node computed by its op's `eval`, in topological order.
 
-    `values` gives the inputs; parameters not in it have their current value.
+    `values` gives the inputs; parameters not in it have their current value. `draws` gives the
+    random numbers: seed 0, step 0 and numbers in this order if it is None.
     """
     wanted = list(roots)
-    done = evaluate_all(topological(wanted), values or {}, xp)
+    done = evaluate_all(topological(wanted), values or {}, xp, draws)
     return [done[node] for node in wanted]
 
 
 def evaluate_all(
-    order: Iterable[Node], values: Mapping[Node, Array], xp: Any = np
+    order: Sequence[Node],
+    values: Mapping[Node, Array],
+    xp: Any = np,
+    draws: Draws | None = None,
 ) -> dict[Node, Array]:
     """The value of every node of a topological order."""
+    draws = Draws(0, 0, number_draws(order)) if draws is None else draws
     done: dict[Node, Array] = {}
     with np.errstate(all="ignore"):
         for node in order:
@@ -38,7 +47,22 @@ def evaluate_all(
                 done[node] = xp.asarray(node.value)
             elif node.op.eval is None or is_external(node):
                 raise CompileError(f"no value was given for {describe(node)}")
+            elif node.op.kind is Kind.RANDOM:
+                done[node] = draw(node, draws, xp)
             else:
                 arguments = [done[i] for i in node.inputs]
                 done[node] = xp.asarray(node.op.eval(xp, *arguments, **dict(node.attrs)))
     return done
+
+
+def draw(node: Node, draws: Draws, xp: Any = np) -> Array:
+    """The value of one random node."""
+    return draw_part(node, draws, 0, node.type.size, xp).reshape(node.shape)
+
+
+def draw_part(node: Node, draws: Draws, start: int, count: int, xp: Any = np) -> Array:
+    """`count` elements of a random node, flat, from element `start` on."""
+    assert node.op.eval is not None
+    skip = start % LANES
+    words = draws.words(node.attr("identity"), start // LANES, group_count(skip + count), xp)
+    return node.op.eval(xp, words, **dict(node.attrs))[skip : skip + count]

@@ -1,9 +1,9 @@
 """From what users write to nodes: conversion of operands, promotion of dtypes, broadcasting.
 
-Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError); an integer or bool
-node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy scalars and
-arrays are weak: they take the nodes' dtype, and only their category counts (a float makes an integer
-node float32).
+Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError); an integer or
+bool node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy scalars
+and arrays are weak: they take the nodes' dtype, and only their category counts (a float makes an
+integer node float32).
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from graphc.errors import DTypeError, ShapeError
 from graphc.ir.dim import Dim
 from graphc.ir.node import Node, Operand, explain, make
 from graphc.ir.op import FUNCTIONS, OPS, Kind, Op, register
-from graphc.ir.tensor_type import BOOL, FLOAT32, FLOATS, INT32, INT64, DType, TensorType, as_dtype
+from graphc.ir.tensor_type import (
+    BOOL,
+    FLOAT32,
+    FLOATS,
+    INT32,
+    INT64,
+    DType,
+    TensorType,
+    as_dtype,
+    as_shape,
+)
 
 Mode = Literal["arithmetic", "float", "any", "bits"]
 """What an op computes in: arithmetic (bool becomes int32), float (anything else becomes float32),
@@ -31,6 +41,11 @@ def as_node(value: Operand, dtype: DType | None = None) -> Node:
     if isinstance(value, Dim):
         return make(OPS["size"], dim=value, dtype=dtype or INT32)
     return FUNCTIONS["const"](value, dtype)
+
+
+def placeholder(name: str, type: TensorType) -> Node:
+    """An input of its own, to be replaced or to drop out before anything is run."""
+    return FUNCTIONS["input"](name, type.shape, type.dtype)
 
 
 def real_array(value: Any, op: str = "const") -> np.ndarray:
@@ -47,10 +62,60 @@ def real_array(value: Any, op: str = "const") -> np.ndarray:
     return array
 
 
+def shape_for(op: str, shape: Any, nodes: Sequence[Node] = ()) -> tuple[int | Dim, ...]:
+    """`shape` as sizes; a ShapeError names the op, the operands and the user's line."""
+    try:
+        return as_shape(shape)
+    except ShapeError as error:
+        raise ShapeError(explain(op, str(error), nodes)) from None
+
+
+def dtype_for(op: str, dtype: Any, nodes: Sequence[Node] = ()) -> DType:
+    """`dtype` as a supported one; a DTypeError names the op, the operands and the user's line."""
+    try:
+        return as_dtype(dtype)
+    except DTypeError as error:
+        raise DTypeError(explain(op, str(error), nodes)) from None
+
+
+def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
+    """`value` as a C-contiguous array of a supported dtype; DTypeError if it does not fit.
+
+    Without `dtype` an array keeps its own; a list or number is float32, bool, or int32 (int64 where
+    it does not fit that).
+    """
+    if isinstance(value, Node):
+        raise DTypeError(explain(op, "the value is a node; need an array or a number", [value]))
+    array = real_array(value, op)
+    if dtype is not None:
+        wanted = dtype_for(op, dtype)
+    elif isinstance(value, np.ndarray | np.generic):
+        wanted = dtype_for(op, array.dtype)
+    else:
+        wanted = {"b": BOOL, "i": INT32, "u": INT64, "f": FLOAT32}[array.dtype.kind]
+        wanted = INT32 if wanted == INT64 and _fits(array, INT32) else wanted
+        wanted = INT64 if wanted == INT32 and not _fits(array, INT32) else wanted
+    if wanted.kind == "i" and not _fits(array, wanted):
+        shown = repr(value) if array.ndim == 0 else f"an array of {array.dtype.name}"
+        raise DTypeError(explain(op, f"{shown} does not fit {wanted.name}", ()))
+    with np.errstate(over="ignore"):  # a float too large for float32 is inf, as in NumPy
+        return np.ascontiguousarray(array.astype(wanted)).reshape(array.shape)
+
+
+def _fits(array: np.ndarray, dtype: DType) -> bool:
+    if array.dtype.kind == "b" or not array.size:
+        return True
+    limits = np.iinfo(dtype)
+    low, high = array.min(), array.max()  # NaN fails both comparisons
+    return bool(low >= limits.min and high <= limits.max)
+
+
 def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> list[Node]:
     """The operands as nodes of one dtype, found by the rules above."""
     nodes = [x for x in operands if isinstance(x, Node)]
-    weak = [x if isinstance(x, Dim) else real_array(x, op) for x in operands if not isinstance(x, Node)]
+    weak = [
+        x if isinstance(x, Dim) else real_array(x, op) for x in operands if not isinstance(x, Node)
+    ]
     dtype = _joint(op, nodes, weak)
     if mode == "float" and dtype not in FLOATS:
         dtype = FLOAT32
@@ -75,7 +140,9 @@ def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:
     strong = [n.dtype for n in nodes]
     kinds = {"i" if isinstance(x, Dim) else x.dtype.kind for x in weak}
     if "f" in kinds:
-        typed = [x.dtype for x in weak if isinstance(x, np.ndarray) and x.ndim and x.dtype in FLOATS]
+        typed = [
+            x.dtype for x in weak if isinstance(x, np.ndarray) and x.ndim and x.dtype in FLOATS
+        ]
         return FLOAT32 if strong or not typed else max(typed)
     if INT64 in strong:
         return INT64
@@ -122,14 +189,12 @@ def normalise_axes(
     """Sorted non-negative axes; all of them for None. ShapeError if out of range or repeated."""
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    given = tuple(axis) if isinstance(axis, Iterable) else (axis,)
     for a in given:
         if isinstance(a, bool) or not isinstance(a, int | np.integer):
             raise ShapeError(explain(op, f"axis {a!r} is not an int", nodes))
         if not -ndim <= a < ndim:
-            raise ShapeError(
-                explain(op, f"axis {a} is out of range for {ndim} dimensions", nodes)
-            )
+            raise ShapeError(explain(op, f"axis {a} is out of range for {ndim} dimensions", nodes))
     axes = sorted(int(a) % ndim for a in given)
     if len(set(axes)) < len(axes):
         raise ShapeError(explain(op, f"axis {axis} names one axis twice", nodes))
@@ -149,7 +214,7 @@ def bool_type(first: TensorType, *_: TensorType, **__: Any) -> TensorType:
     return TensorType(first.shape, BOOL)
 
 
-def apply(op: Op[Any], *operands: Operand, mode: Mode = "arithmetic", **attrs: Any) -> Node:
+def apply(op: Op[...], *operands: Operand, mode: Mode = "arithmetic", **attrs: Any) -> Node:
     """Promote and broadcast the operands, then make the node."""
     return make(op, tuple(broadcast(op.name, promote(op.name, operands, mode))), **attrs)
 
@@ -193,7 +258,7 @@ def declare(
 
 def _declare(
     name: str, doc: str, formula: str, build: Callable[..., Node], record: dict[str, Any]
-) -> Op[Any]:
+) -> Op[...]:
     build.__doc__ = doc
     build.__name__ = name
     record.setdefault("infer", same_type)
@@ -202,5 +267,6 @@ def _declare(
 
 __all__ = [
     "apply", "as_dtype", "as_node", "binary", "bool_type", "broadcast", "broadcast_shapes",
-    "declare", "normalise_axes", "promote", "real_array", "same_type", "unary",
+    "const_array", "declare", "dtype_for", "normalise_axes", "placeholder", "promote", "real_array",
+    "same_type", "shape_for", "unary",
 ]  # fmt: skip

@@ -149,17 +149,23 @@ def rebuild(node: Node, inputs: tuple[Node, ...], attrs: Any = None) -> Node:
         return intern(node.op, inputs, attrs)
 
 
-def bind(graph: Graph, sizes: Mapping[str, int]) -> Graph:
-    """The graph with symbolic dimensions replaced by the given sizes."""
+def bind(graph: Graph, sizes: Mapping[str, int], training: bool = True) -> Graph:
+    """The graph for given sizes and one mode: symbolic dimensions become ints, then each op that
+    has another form for a bound graph (`Op.resolve`) takes it. The same object if nothing changed."""
     missing = graph.symbols - set(sizes)
     if missing:
         raise CompileError(f"sizes: missing {', '.join(sorted(missing))}")
-    if not graph.symbols:
+    if not graph.symbols and all(node.op.resolve is None for node in graph.nodes):
         return graph
     done: dict[Node, Node] = {}
     for node in graph.nodes:
         attrs = tuple((key, _bind(value, sizes)) for key, value in node.attrs)
-        done[node] = rebuild(node, tuple(done[i] for i in node.inputs), attrs)
+        inputs = tuple(done[i] for i in node.inputs)
+        if node.op.resolve is None:
+            done[node] = rebuild(node, inputs, attrs)
+            continue
+        with Derived(node.sites, node.backward):
+            done[node] = node.op.resolve(*inputs, training=training, **dict(attrs))
     return graph.map(done.__getitem__)
 
 

@@ -51,7 +51,7 @@ class Node:
 
     __slots__ = ("__weakref__", "attrs", "backward", "inputs", "op", "sites", "type")
 
-    op: Op[Any]
+    op: Op[...]
     inputs: tuple[Node, ...]
     attrs: Attrs
     type: TensorType
@@ -290,12 +290,12 @@ _maker = _Maker()
 _identities = itertools.count()
 
 
-def make(op: Op[Any], inputs: tuple[Node, ...] = (), /, **attrs: Hashable) -> Node:
+def make(op: Op[...], inputs: tuple[Node, ...] = (), /, **attrs: Hashable) -> Node:
     """The one node with this op, these inputs and these attributes (sorted by name)."""
     return intern(op, inputs, tuple(sorted(attrs.items())))
 
 
-def intern(op: Op[Any], inputs: tuple[Node, ...], attrs: Attrs, cls: type[Node] = Node) -> Node:
+def intern(op: Op[...], inputs: tuple[Node, ...], attrs: Attrs, cls: type[Node] = Node) -> Node:
     """Look a node up, or infer its type and enter it. Errors name the operands and their lines."""
     key = (op, attrs, *map(id, inputs))  # ids are safe: an entry's node keeps its inputs alive
     node = _table.get(key)
@@ -342,7 +342,8 @@ def explain(op: str, message: str, operands: Iterable[Node]) -> str:
     shown = list(operands)
     parts = [f"{op}: {message}"]
     if shown:
-        parts.append("operands: " + ", ".join(describe(n) for n in shown))
+        if not all(describe(n) in message for n in shown):
+            parts.append("operands: " + ", ".join(describe(n) for n in shown))
         made = {
             f"{_expression(n, 1)} made at {n.sites[0]}"
             for n in shown

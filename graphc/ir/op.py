@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphc.ir.node import Node
 
 P = ParamSpec("P")
-F = TypeVar("F", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 Array = Any  # an array of whichever module `eval` is given: NumPy or CuPy
 Vjp = Callable[..., "Node"]
 
@@ -48,6 +48,13 @@ class Op(Generic[P]):
     `g` of the output, written with the operators that users write, or None where input i has no
     derivative. An elementwise `eval` uses ufuncs, `xp.where` and `.astype` only, so that it can be
     traced into steps that run without allocation (`backends/steps.py`).
+
+    `eval` of a random op is `eval(xp, words, **attrs)`: from uint32 words [groups, 4] to a flat
+    array of groups * 4 elements (`ir/philox.py`).
+
+    `c` is formatted with {0}, {1}, ... the operands; {name} an attribute; {T} the C type of the
+    first operand and {t} its suffix (f32 f64 i32 i64 b8), as in gx_exp_{t}; {R} and {r} the same of
+    the result. Helpers named gx_... are defined in `kernels/scalar.h`.
     """
 
     name: str
@@ -58,13 +65,19 @@ class Op(Generic[P]):
     eval: Callable[..., Array] | None
     vjp: Mapping[int, Vjp] | Callable[[int], Vjp] = field(default_factory=dict)
     view: Callable[..., Layout | None] | None = None  # of a view: layout of its input -> its own
-    c: str = ""  # C expression of an elementwise op: {0}, {1} are operands, {attr} attributes
+    pieces: Callable[..., tuple[Layout, ...]] | None = None  # of a join: where each input goes
+    fill: Callable[..., float | None] | None = None  # of a join: what lies between the pieces
+    resolve: Callable[..., Node] | None = None  # (*inputs, training=, **attrs): its form once bound
+    c: str = ""  # C expression of an elementwise op; placeholders below
     cost: float = 1.0  # time of one element, in multiplies
     commutative: bool = False
+    algebra: str = (
+        ""  # "sum" or "product": what a contraction can absorb as its own beta * c + a @ b
+    )
     combine: str = ""  # of a reduction: the ufunc that joins two partial results, if there is one
     identity: float | None = None  # of a reduction: the result over no elements
     domain: tuple[float, float] = (-3.0, 3.0)  # where generated tests draw samples
-    avoid: tuple[float, ...] = ()  # kinks and poles that finite differences must keep away from
+    avoid: tuple[float, ...] = ()  # kinks and poles, of operands and of the difference of two
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Node:
         return self.build(*args, **kwargs)
@@ -89,10 +102,21 @@ class Op(Generic[P]):
         return f"<op {self.name}>"
 
 
-_ops: dict[str, Op[Any]] = {}
+_ops: dict[str, Op[...]] = {}
 _functions: dict[str, Callable[..., Any]] = {}
-OPS: Mapping[str, Op[Any]] = MappingProxyType(_ops)
+OPS: Mapping[str, Op[...]] = MappingProxyType(_ops)
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(_functions)  # ops and composites
+
+
+class _ByName:
+    """`F.where(c, x, y)` looks `where` up when it runs: a derivative may use ops of other files,
+    which never import one another."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return _functions[name]
+
+
+F = _ByName()
 
 
 def register(op: Op[P]) -> Op[P]:
@@ -104,7 +128,7 @@ def register(op: Op[P]) -> Op[P]:
     return op
 
 
-def composite(function: F) -> F:
+def composite(function: Function) -> Function:
     """Enter a plain function of ops, so that methods and NumPy's protocol find it by name."""
     name = function.__name__
     if name in _functions:

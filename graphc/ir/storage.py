@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,15 +14,22 @@ ALIGNMENT = 64  # bytes: one cache line; an unaligned in-place subtract is four 
 
 
 class Storage:
-    """One value in host memory. `array` may be replaced by `relocate`, which bumps `moves`."""
+    """One value in host memory. `array` is replaced by `relocate`, and may lie in a `slab`.
 
-    __slots__ = ("array", "invalid", "lock", "moves")
+    `changes` counts what makes programs look again: relocations and values that became invalid.
+    """
+
+    __slots__ = ("array", "invalid", "lock", "slab")
+    changes: ClassVar[int] = 0
+
+    array: np.ndarray
+    slab: np.ndarray | None
 
     def __init__(self, value: np.ndarray) -> None:
         self.array = aligned_empty(value.shape, value.dtype)
         self.array[...] = value
         self.lock = threading.RLock()
-        self.moves = 0
+        self.slab = None
         self.invalid = ""
 
     def read(self) -> np.ndarray:
@@ -53,12 +60,19 @@ class Storage:
             self.array[...] = given
             self.invalid = ""
 
-    def relocate(self, array: np.ndarray) -> None:
-        """Move the value into `array`, of the same shape and dtype."""
+    def relocate(self, slab: np.ndarray, start: int, lock: threading.RLock) -> None:
+        """Move the value into a flat slab, from element `start` on, guarded by the slab's lock."""
+        size = self.array.size
+        array = slab[start : start + size].reshape(self.array.shape)
         with self.lock:
             array[...] = self.array
-            self.array = array
-            self.moves += 1
+            self.array, self.slab, self.lock = array, slab, lock
+            Storage.changes += 1
+
+    def invalidate(self, why: str) -> None:
+        """Mark the value as undefined: a fault stopped an update midway."""
+        self.invalid = why
+        Storage.changes += 1
 
     def check(self) -> None:
         """Raise InputError if the value was lost in the middle of an update."""

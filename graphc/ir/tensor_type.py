@@ -59,7 +59,7 @@ def as_dtype(dtype: Any) -> DType:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in DTYPES:
+    if found is None or found not in DTYPES:
         names = ", ".join(d.name for d in DTYPES)
         shown = dtype if found is None else found.name
         raise DTypeError(f"dtype {shown!s} is not supported; use one of {names}")
@@ -86,3 +86,11 @@ def as_extent(extent: Any) -> int | Dim:
     if extent < 0:
         raise ShapeError(f"size {extent} in a shape is negative; sizes are 0 or more")
     return int(extent)
+
+
+def static_shape(type: TensorType) -> tuple[int, ...]:
+    """The shape as ints; raises ShapeError while a dimension is symbolic."""
+    for extent in type.shape:
+        if isinstance(extent, Dim):
+            raise ShapeError(f"{type} is not bound yet: give a value for {extent}")
+    return type.shape  # pyright: ignore[reportReturnType]

@@ -7,7 +7,7 @@ from typing import Any
 from graphc.errors import ShapeError
 from graphc.ir.build import broadcast_shapes, declare, promote
 from graphc.ir.dim import Dim, product
-from graphc.ir.node import Node, Operand, explain, make
+from graphc.ir.node import Node, Operand, describe, explain, make
 from graphc.ir.op import Kind, composite
 from graphc.ir.tensor_type import TensorType
 
@@ -38,14 +38,14 @@ def _eval(xp: Any, a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
 
 def _vjp_a(g: Node, out: Node, a: Node, b: Node, transpose_a: bool, transpose_b: bool) -> Node:
     if transpose_a:  # c = a^T b'  ->  da = b' g^T
-        return make(dot, (b, g), transpose_a=transpose_b, transpose_b=True)
-    return make(dot, (g, b), transpose_a=False, transpose_b=not transpose_b)
+        return make(contract, (b, g), transpose_a=transpose_b, transpose_b=True)
+    return make(contract, (g, b), transpose_a=False, transpose_b=not transpose_b)
 
 
 def _vjp_b(g: Node, out: Node, a: Node, b: Node, transpose_a: bool, transpose_b: bool) -> Node:
     if transpose_b:  # c = a' b^T  ->  db = g^T a'
-        return make(dot, (g, a), transpose_a=True, transpose_b=transpose_a)
-    return make(dot, (a, g), transpose_a=not transpose_a, transpose_b=False)
+        return make(contract, (g, a), transpose_a=True, transpose_b=transpose_a)
+    return make(contract, (a, g), transpose_a=not transpose_a, transpose_b=False)
 
 
 @declare(
@@ -54,42 +54,54 @@ def _vjp_b(g: Node, out: Node, a: Node, b: Node, transpose_a: bool, transpose_b:
     infer=_infer,
     eval=_eval,
     vjp={0: _vjp_a, 1: _vjp_b},
-    name="contract",
 )
-def dot(a: Node, b: Node) -> Node:
-    """The product of two stacks of matrices of equal leading shape: [..., m, k] @ [..., k, n]."""
-    return make(dot, (a, b), transpose_a=False, transpose_b=False)
+def contract(a: Node, b: Node) -> Node:
+    """The product of two stacks of matrices of equal leading shape: [..., m, k] @ [..., k, n].
+    Attributes say which operand is stored transposed."""
+    return make(contract, (a, b), transpose_a=False, transpose_b=False)
 
 
 @composite
 def matmul(x: Operand, y: Operand) -> Node:
-    """The matrix product with NumPy's meaning: vectors are promoted, leading axes broadcast."""
+    """The matrix product with NumPy's meaning: vectors are promoted, leading axes broadcast.
+
+    Raises ShapeError if the inner sizes differ, DTypeError for float32 with float64.
+    """
     a, b = promote("matmul", [x, y])
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(explain("matmul", "needs at least one dimension each; try x * y", [a, b]))
-    inner_a, inner_b = a.shape[-1], b.shape[-2 if b.ndim > 1 else 0]
-    if inner_a != inner_b:
-        raise ShapeError(
-            explain(
-                "matmul",
-                f"inner sizes differ: {a.name} {a.type} @ {b.name} {b.type}; "
-                "need x.shape[-1] == w.shape[-2]; try w.T or x.T", [a, b],
-            )
-        )  # fmt: skip
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ShapeError(_inner_sizes_differ(a, b))
     left = a.reshape((1, *a.shape)) if a.ndim == 1 else a
     right = b.reshape((*b.shape, 1)) if b.ndim == 1 else b
-    if right.ndim == 2 and left.ndim > 2:  # one large product instead of a stack of small ones
-        rows = left.reshape((product(left.shape[:-1]), left.shape[-1]))
-        result = dot(rows, right).reshape((*left.shape[:-1], right.shape[-1]))
-    else:
-        lead = broadcast_shapes("matmul", [left.shape[:-2], right.shape[:-2]], [a, b])
-        result = dot(
-            left.broadcast_to((*lead, *left.shape[-2:])),
-            right.broadcast_to((*lead, *right.shape[-2:])),
-        )
-    shape = list(result.shape)
+    shape = list(_stacked(left, right, a, b))
     if b.ndim == 1:
         shape.pop()
     if a.ndim == 1:
         shape.pop(len(shape) - (0 if b.ndim == 1 else 1) - 1)
-    return result.reshape(tuple(shape))
+    return _product(left, right, a, b).reshape(tuple(shape))
+
+
+def _stacked(left: Node, right: Node, a: Node, b: Node) -> tuple[int | Dim, ...]:
+    lead = broadcast_shapes("matmul", [left.shape[:-2], right.shape[:-2]], [a, b])
+    return (*lead, left.shape[-2], right.shape[-1])
+
+
+def _product(left: Node, right: Node, a: Node, b: Node) -> Node:
+    if right.ndim == 2 and left.ndim > 2:  # one large product instead of a stack of small ones
+        return contract(left.reshape((product(left.shape[:-1]), left.shape[-1])), right)
+    lead = _stacked(left, right, a, b)[:-2]
+    return contract(
+        left.broadcast_to((*lead, *left.shape[-2:])),
+        right.broadcast_to((*lead, *right.shape[-2:])),
+    )
+
+
+def _inner_sizes_differ(a: Node, b: Node) -> str:
+    shown = f"{describe(a)} @ {describe(b)}"
+    remedy = "need x.shape[-1] == w.shape[-2]"
+    if a.ndim == b.ndim == 2:
+        fits = [f"{b.name}.T"] if a.shape[-1] == b.shape[-1] else []
+        fits += [f"{a.name}.T"] if a.shape[0] == b.shape[0] else []
+        remedy += f"; try {' or '.join(dict.fromkeys(fits))}" if fits else ""
+    return explain("matmul", f"inner sizes differ: {shown}; {remedy}", [a, b])

@@ -9,7 +9,7 @@ import numpy as np
 from graphc.errors import DTypeError, ShapeError
 from graphc.ir.build import as_node, declare
 from graphc.ir.node import Node, Operand, explain, make
-from graphc.ir.op import FUNCTIONS, Kind
+from graphc.ir.op import F, Kind
 from graphc.ir.tensor_type import INT32, INT64, TensorType
 
 
@@ -20,15 +20,21 @@ def _eval(xp: Any, x: Any, labels: Any) -> Any:
 
 
 def _vjp(g: Node, out: Node, x: Node, labels: Node) -> Node:
-    columns = FUNCTIONS["iota"](x.shape, -1, labels.dtype)
+    columns = F.iota(x.shape, -1, labels.dtype)
     chosen = columns == labels.reshape((*labels.shape, 1))
-    return FUNCTIONS["where"](chosen, g.reshape((*g.shape, 1)), 0)
+    return F.where(chosen, g.reshape((*g.shape, 1)), 0)
+
+
+def _picked(x: TensorType, labels: TensorType) -> TensorType:
+    if x.shape[-1] == 0:
+        raise ShapeError(f"there is nothing to pick from in {x}")
+    return TensorType(labels.shape, x.dtype)
 
 
 @declare(
     Kind.GATHER,
     "out[i] = x[i, labels[i]]; NaN (0 for integers) where the label is out of range",
-    infer=lambda x, labels: TensorType(labels.shape, x.dtype),
+    infer=_picked,
     eval=_eval,
     vjp={0: _vjp},
 )
@@ -36,8 +42,10 @@ def pick(x: Operand, labels: Operand) -> Node:
     """One element per row of the last axis: `x` [..., n], integer `labels` [...] -> [...]."""
     x, labels = as_node(x), as_node(labels)
     if labels.dtype not in (INT32, INT64):
-        raise DTypeError(explain("pick", f"labels are {labels.dtype.name}; need integers", [x, labels]))
-    if x.shape[:-1] != labels.shape or x.ndim == 0:
+        raise DTypeError(
+            explain("pick", f"labels are {labels.dtype.name}; need integers", [x, labels])
+        )
+    if x.ndim == 0 or x.shape[:-1] != labels.shape:
         raise ShapeError(
             explain("pick", "need one label per row: labels.shape == x.shape[:-1]", [x, labels])
         )

@@ -1,4 +1,4 @@
-"""Nodes without inputs: what a program is given (inputs, parameters) and what it knows (constants)."""
+"""Nodes without inputs: what a program is given (inputs, parameters) and what it knows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import DTypeError, InputError, ShapeError
-from graphc.ir.build import declare, normalise_axes, real_array
+from graphc.ir.build import as_node, const_array, declare, dtype_for, normalise_axes, shape_for
 from graphc.ir.dim import Dim
-from graphc.ir.node import Node, Param, explain, intern, make, new_identity
-from graphc.ir.op import Kind
+from graphc.ir.layout import strided
+from graphc.ir.node import Node, Operand, Param, explain, intern, make, new_identity
+from graphc.ir.op import F, Kind, composite
 from graphc.ir.storage import Storage
 from graphc.ir.tensor_type import (
-    BOOL,
-    FLOAT32,
     INT32,
     INT64,
     DType,
     TensorType,
-    as_dtype,
-    as_shape,
 )
 
 
@@ -40,17 +37,20 @@ def input(
     Raises ShapeError for sizes that are no sizes, DTypeError for unsupported dtypes.
     """
     return make(
-        input, name=_name(name), shape=as_shape(shape), dtype=as_dtype(dtype), identity=new_identity()
+        input,
+        name=_name("input", name),
+        shape=shape_for("input", shape),
+        dtype=dtype_for("input", dtype),
+        identity=new_identity(),
     )
 
 
 @declare(Kind.SOURCE, "a value kept between calls", infer=_declared, eval=None, name="param")
-def _param(
-    name: str, value: Any, *, dtype: Any = None, trainable: bool = True
-) -> Param:
+def _param(name: str, value: Any, *, dtype: Any = None, trainable: bool = True) -> Param:
+    """A value kept between calls: the record behind `param`, which says what it gives."""
     array = const_array(value, dtype, f"param {name}")
     attrs = (
-        ("dtype", array.dtype), ("identity", new_identity()), ("name", _name(name)),
+        ("dtype", array.dtype), ("identity", new_identity()), ("name", _name("param", name)),
         ("shape", array.shape),
     )  # fmt: skip
     node = intern(_param, (), attrs, Param)
@@ -72,7 +72,7 @@ def param(name: str, value: Any, *, dtype: Any = None, trainable: bool = True) -
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant's value, hashable: equal dtype, shape and bytes (0.0 is not -0.0, 1 is not True)."""
+    """A constant's value, hashable by dtype, shape and bytes: 0.0 is not -0.0, 1 is not True."""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -99,17 +99,24 @@ def const(value: Any, dtype: Any = None) -> Node:
     return make(const, value=Constant(array.dtype, array.shape, array.tobytes()))
 
 
+def _known_size(dim: int | Dim, dtype: DType, training: bool) -> Node:
+    return size(dim, dtype)
+
+
 @declare(
     Kind.SOURCE,
     "a size, once it is known",
     infer=lambda dim, dtype: TensorType((), dtype),
     eval=lambda xp, dim, dtype: xp.asarray(dim, dtype),
+    resolve=_known_size,
 )
 def size(dim: int | Dim, dtype: Any = "int32") -> Node:
     """A dimension as a number of shape (): what `loss / x.shape[0]` divides by."""
     if isinstance(dim, int):
         return const(dim, dtype)
-    return make(size, dim=dim, dtype=as_dtype(dtype))
+    if not isinstance(dim, Dim):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ShapeError(explain("size", f"{dim!r} is not a size; use x.shape[i]", ()))
+    return make(size, dim=dim, dtype=dtype_for("size", dtype))
 
 
 def _iota(xp: Any, shape: tuple[int, ...], axis: int, dtype: DType) -> Any:
@@ -122,37 +129,56 @@ def _iota(xp: Any, shape: tuple[int, ...], axis: int, dtype: DType) -> Any:
     "out[..., i, ...] = i",
     infer=lambda shape, axis, dtype: TensorType(shape, dtype),
     eval=_iota,
+    view=lambda shape, axis, dtype: strided(
+        shape, 0, tuple(int(i == axis) for i in range(len(shape)))
+    ),
 )
 def iota(shape: Any, axis: int = -1, dtype: Any = "int64") -> Node:
     """The index along `axis`, at every place of an array of this shape."""
-    extents = as_shape(shape)
+    extents = shape_for("iota", shape)
     if not extents:
         raise ShapeError(explain("iota", "needs at least one dimension", ()))
     (axis,) = normalise_axes("iota", axis, len(extents))
-    return make(iota, shape=extents, axis=axis, dtype=as_dtype(dtype))
+    return make(iota, shape=extents, axis=axis, dtype=dtype_for("iota", dtype))
 
 
-def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
-    """`value` as an array of a supported dtype, C-contiguous."""
-    if isinstance(value, Node):
-        raise DTypeError(explain(op, "the value is a node; need an array or a number", [value]))
-    array = real_array(value, op)
-    if dtype is not None:
-        wanted = as_dtype(dtype)
-        limits = np.iinfo(wanted) if wanted.kind == "i" else None
-        if limits and array.size and array.dtype.kind in "iuf":
-            if array.max() > limits.max or array.min() < limits.min:
-                raise DTypeError(explain(op, f"{value!r} does not fit {wanted.name}", ()))
-    elif isinstance(value, np.ndarray | np.generic):
-        wanted = as_dtype(array.dtype)
-    else:
-        wanted = {"b": BOOL, "i": INT32, "u": INT32, "f": FLOAT32}[array.dtype.kind]
-        if wanted == INT32 and array.size and (abs(array.max()) > 2**31 - 1 or array.min() < -(2**31)):
-            wanted = INT64
-    return np.ascontiguousarray(array.astype(wanted)).reshape(array.shape)
+@composite
+def arange(start: Any, stop: Any = None, step: int | float = 1, dtype: Any = None) -> Node:
+    """start, start + step, ... up to but without `stop`; `arange(n)` counts from 0.
+
+    int64 for ints and Dims, float32 if any is a float, or `dtype`. A symbolic size may stand for
+    `start` and `stop` where `step` is 1.
+    """
+    start, stop = (0, start) if stop is None else (start, stop)
+    parts = (start, stop, step)
+    if any(isinstance(v, bool) or not isinstance(v, int | float | np.number | Dim) for v in parts):
+        raise DTypeError(explain("arange", f"{parts} must be numbers or sizes", ()))
+    if step == 0:
+        raise ShapeError(explain("arange", "the step is 0", ()))
+    whole = all(isinstance(v, int | np.integer | Dim) for v in parts)
+    wanted = dtype_for("arange", dtype or ("int64" if whole else "float32"))
+    if not isinstance(start, Dim) and not isinstance(stop, Dim):
+        return const(np.arange(start, stop, step).astype(wanted))
+    if step != 1:
+        raise ShapeError(explain("arange", "symbolic sizes go in steps of 1", ()))
+    line = iota((stop - start,), 0, wanted)
+    return line if isinstance(start, int) and start == 0 else line + start
 
 
-def _name(name: Any) -> str:
+@composite
+def one_hot(labels: Operand, size: int | Dim, dtype: Any = "float32") -> Node:
+    """Rows of `size` with 1 at the label, else 0: integers [...] -> [..., size]. A label that is
+    out of range gives a row of zeros."""
+    labels = as_node(labels)
+    if labels.dtype not in (INT32, INT64):
+        raise DTypeError(
+            explain("one_hot", f"labels are {labels.dtype.name}; need integers", [labels])
+        )
+    columns = iota((*labels.shape, size), -1, labels.dtype)
+    return F.equal(columns, labels.reshape((*labels.shape, 1))).astype(dtype)
+
+
+def _name(op: str, name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise InputError(f"name {name!r}: need a str that is not empty")
+        raise InputError(explain(op, f"name {name!r}: need a str that is not empty", ()))
     return name

@@ -1,7 +1,7 @@
 """Views: index maps without arithmetic. Inside kernels they cost nothing.
 
-Each record's `view` turns the layout of the input into the layout of the output, or gives None where
-the elements do not lie on straight lines (some reshapes of transposed data), which needs a copy.
+Each record's `view` turns the layout of the input into the layout of the output, or gives None
+where the elements do not lie on straight lines (some reshapes of transposed data): that is a copy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import ShapeError
-from graphc.ir.build import as_node, broadcast_shapes, declare, normalise_axes
+from graphc.ir.build import as_node, broadcast_shapes, declare, normalise_axes, shape_for
 from graphc.ir.dim import Dim, product
 from graphc.ir.layout import Layout, reshape_layout, strided
 from graphc.ir.node import Node, Operand, explain, make
-from graphc.ir.op import FUNCTIONS, Kind, composite
-from graphc.ir.tensor_type import TensorType, as_shape
+from graphc.ir.op import F, Kind, composite
+from graphc.ir.tensor_type import TensorType
 
 Shape = tuple[int | Dim, ...]
 
@@ -26,7 +26,10 @@ Shape = tuple[int | Dim, ...]
 
 def _broadcast_layout(layout: Layout, shape: tuple[int, ...]) -> Layout:
     lead = len(shape) - len(layout.shape)
-    kept = (s if n == m else 0 for s, n, m in zip(layout.strides, layout.shape, shape[lead:], strict=True))
+    kept = (
+        s if n == m else 0
+        for s, n, m in zip(layout.strides, layout.shape, shape[lead:], strict=True)
+    )
     return strided(shape, layout.offset, (0,) * lead + tuple(kept))
 
 
@@ -46,7 +49,8 @@ def _sum_to(g: Node, out: Node, x: Node, shape: Shape) -> Node:
 )
 def broadcast_to(x: Operand, shape: Any) -> Node:
     """`x` repeated to `shape` by NumPy's rule."""
-    x, shape = as_node(x), as_shape(shape)
+    x = as_node(x)
+    shape = shape_for("broadcast_to", shape, [x])
     if x.shape == shape:
         return x
     if broadcast_shapes("broadcast_to", [x.shape, shape], [x]) != shape:
@@ -57,10 +61,17 @@ def broadcast_to(x: Operand, shape: Any) -> Node:
 # -- reshape
 
 
+def _reshaped(x: TensorType, shape: Shape) -> TensorType:
+    have, want = product(x.shape), product(shape)
+    if isinstance(have, int) and isinstance(want, int) and have != want:
+        raise ShapeError(f"{have} elements do not fit the shape {shape}")
+    return TensorType(shape, x.dtype)
+
+
 @declare(
     Kind.VIEW,
     "the elements in row-major order under another shape",
-    infer=lambda x, shape: TensorType(shape, x.dtype),
+    infer=_reshaped,
     eval=lambda xp, x, shape: xp.reshape(x, shape),
     vjp={0: lambda g, out, x, shape: g.reshape(x.shape)},
     view=reshape_layout,
@@ -72,17 +83,45 @@ def reshape(x: Operand, shape: Any) -> Node:
     unknown = [i for i, n in enumerate(given) if isinstance(n, int | np.integer) and n == -1]
     if len(unknown) > 1:
         raise ShapeError(explain("reshape", f"{given} has two sizes -1; one at most", [x]))
-    extents = list(as_shape([1 if i in unknown else n for i, n in enumerate(given)]))
-    have, want = product(x.shape), product(tuple(extents))
+    known = [1 if i in unknown else n for i, n in enumerate(given)]
+    extents = list(shape_for("reshape", known, [x]))
+    have = product(x.shape)
     if unknown:
-        rest = want
-        extents[unknown[0]] = 0 if rest == 0 else have // rest
-        want = product(tuple(extents))
-    if have != want or (unknown and want == 0 and rest == 0):
-        raise ShapeError(
-            explain("reshape", f"{have} elements do not fit the shape {tuple(given)}", [x])
-        )
+        rest = product(tuple(extents))
+        extents[unknown[0]] = -1 if rest == 0 else have // rest
+    # a symbolic size // a number may turn out not to divide: that is seen when it is bound
+    deferred = unknown and isinstance(have, Dim)
+    if -1 in extents or (not deferred and product(tuple(extents)) != have):
+        raise ShapeError(explain("reshape", f"{have} elements do not fit the shape {given}", [x]))
     return x if tuple(extents) == x.shape else make(reshape, (x,), shape=tuple(extents))
+
+
+def _size_one(x: Node, axis: Any) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(i for i, n in enumerate(x.shape) if n == 1)
+    axes = normalise_axes("squeeze", axis, x.ndim, [x])
+    if any(x.shape[i] != 1 for i in axes):
+        raise ShapeError(explain("squeeze", f"axes {axes} are not all of size 1", [x]))
+    return axes
+
+
+@composite
+def squeeze(x: Operand, axis: Any = None) -> Node:
+    """Without its axes of size 1, or without the given ones, which must be of size 1."""
+    x = as_node(x)
+    dropped = _size_one(x, axis)
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in dropped))
+
+
+@composite
+def expand_dims(x: Operand, axis: Any) -> Node:
+    """With new axes of size 1 at these positions of the result."""
+    x = as_node(x)
+    given: Any = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    ndim = x.ndim + len(given)
+    axes = normalise_axes("expand_dims", given, ndim, [x])
+    rest = iter(x.shape)
+    return reshape(x, tuple(1 if i in axes else next(rest) for i in range(ndim)))
 
 
 # -- transpose
@@ -113,10 +152,29 @@ def transpose(x: Operand, axes: Any = None) -> Node:
     return x if order == tuple(range(x.ndim)) else make(transpose, (x,), axes=order)
 
 
+@composite
+def swapaxes(x: Operand, axis1: int, axis2: int) -> Node:
+    """Two axes exchanged."""
+    x = as_node(x)
+    (a,) = normalise_axes("swapaxes", axis1, x.ndim, [x])
+    (b,) = normalise_axes("swapaxes", axis2, x.ndim, [x])
+    order = list(range(x.ndim))
+    order[a], order[b] = b, a
+    return transpose(x, order)
+
+
 # -- slices
 
 
 def _sliced(x: TensorType, start: Shape, step: tuple[int, ...], shape: Shape) -> TensorType:
+    """Every element must be there; checked for sizes that are known, again when bound."""
+    for a, s, n, extent in zip(start, step, shape, x.shape, strict=True):
+        if isinstance(n, int) and n < 0:
+            raise ShapeError(f"a slice of {n} elements, from {a} on, of {x}")
+        if n == 0 or isinstance(a, Dim) or isinstance(n, Dim) or isinstance(extent, Dim):
+            continue
+        if not (0 <= a < extent and 0 <= a + s * (n - 1) < extent):
+            raise ShapeError(f"{n} elements from {a} on in steps of {s} leave the axis of {extent}")
     return TensorType(shape, x.dtype)
 
 
@@ -141,10 +199,10 @@ def _slice_layout(layout: Layout, start: Any, step: Any, shape: Any) -> Layout:
 def _slice_vjp(g: Node, out: Node, x: Node, start: Any, step: Any, shape: Any) -> Node:
     """Put the pieces back where they came from, with zeros between: a pad with gaps."""
     flipped = tuple(i for i, s in enumerate(step) if s < 0)
-    g = FUNCTIONS["flip"](g, flipped) if flipped else g
+    g = F.flip(g, flipped) if flipped else g
     low = [a + s * (n - 1) if s < 0 else a for a, s, n in zip(start, step, shape, strict=True)]
     gaps = [abs(s) - 1 for s in step]
-    return FUNCTIONS["place"](g, x.shape, low, gaps)
+    return F.place(g, x.shape, low, gaps)
 
 
 @declare(
@@ -221,7 +279,9 @@ def _bounds(x: Node, item: slice, extent: int | Dim) -> tuple[int | Dim, int, in
         return 0, 1, extent
     if item.start is None and item.stop is None and item.step == -1:
         return extent - 1, -1, extent
-    if item.step in (None, 1) and all(v is None or isinstance(v, int | Dim) for v in (item.start, item.stop)):
+    if item.step in (None, 1) and all(
+        v is None or isinstance(v, int | Dim) for v in (item.start, item.stop)
+    ):
         first = _from_end(item.start or 0, extent)
         return first, 1, (extent if item.stop is None else _from_end(item.stop, extent)) - first
     raise ShapeError(

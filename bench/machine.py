@@ -1,0 +1,62 @@
+"""The facts without which a time means nothing: processor, cores, versions, threads, revision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def facts() -> dict[str, Any]:
+    """What a reader needs to compare a result with another."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": blas(),
+        "thread settings": {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "revision": revision(),
+    }
+
+
+def processor() -> str:
+    """The processor's own name for itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def blas() -> str:
+    """The BLAS that NumPy was built with."""
+    config: Any = np.show_config(mode="dicts")
+    found = config["Build Dependencies"]["blas"]
+    return f"{found['name']} {found['version']}"
+
+
+def revision() -> str:
+    """The git revision of the checkout, marked where files differ from it; "" in a wheel."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return ""
+    return done.stdout.strip()

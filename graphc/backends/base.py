@@ -1,0 +1,51 @@
+"""What a backend is: a target for fusion, and a way to make a program run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from graphc.ir.philox import Draws
+from graphc.schedule.records import Program, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a program is to be run. `threads`: None for all cores this process may use; `inputs`:
+    the names of the declared inputs, in the order in which a call hands them over."""
+
+    threads: int | None = None
+    inputs: tuple[str, ...] = ()
+    numbers: Mapping[int, int] = field(default_factory=dict[int, int])  # of the random draws
+
+
+class Runner(Protocol):
+    """A prepared program."""
+
+    source: str  # what runs, as text
+    kernel_sources: Sequence[str]  # one per kernel
+    scratch_nbytes: int  # beside the arena
+
+    def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
+        """Run once: arrays for the declared inputs in order, fresh arrays for its outputs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run here, why (not), and what was found."""
+
+    usable: bool
+    reason: str
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend by name. `prepare(program, options)` makes a runner; `probe()` never raises."""
+
+    name: str
+    target: Target
+    prepare: Callable[[Program, Options], Runner]
+    probe: Callable[[], Availability]

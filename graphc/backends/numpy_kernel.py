@@ -1,0 +1,544 @@
+"""One kernel as Python source over NumPy: a line per call, every array bound to a name beforehand.
+
+A kernel is printed whole (its lines go into the program's one function) or, when it is large, as a
+function of a block of rows, `lo` to `hi`, which threads call for different blocks. The text is what
+runs, and what `.source` shows.
+
+Values live in stores, or in scratch slots that are reused as soon as a value dies. An outer-level
+value has unit extents on the reduced loops, so that NumPy's broadcasting does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
+from graphc.ir.node import Node
+from graphc.ir.op import Kind
+from graphc.ir.tensor_type import DType
+from graphc.schedule.records import Access, Argument, Kernel, Level, Load, Statement, Store, Value
+from graphc.schedule.records import Literal as LiteralArgument
+
+BITS = {1: np.dtype("int8"), 4: np.dtype("int32"), 8: np.dtype("int64")}
+BLOCK = 1 << 16  # points that a block of a large kernel holds: its scratch stays in the cache
+SMALL_PRODUCT = 1 << 21  # multiply-adds up to which a transposed operand is copied first
+Axes = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a name of the text stands for: a view of a buffer, a scratch slot, memory of the
+    kernel's own that all blocks share, a ready object, or a function that draws random numbers. `cut`: a block function takes its rows only."""
+
+    kind: Literal["view", "slot", "own", "object", "draw"]
+    dtype: DType | None = None
+    shape: tuple[int, ...] = ()
+    access: Access | None = None
+    slot: int = -1
+    value: Any = None
+    cut: bool = False
+    viewed: DType | None = None  # seen as integers of the same width
+
+
+@dataclass(eq=False)
+class _Variable:
+    """A value while a kernel is printed."""
+
+    name: str
+    dtype: DType
+    level: Level
+    last_use: int = -1
+    store: Store | None = None
+    lives_in: str = ""  # the name of the array that holds it
+
+
+@dataclass
+class _Call:
+    """A call before its result has a place: `write(names of arguments, name of result) -> lines`."""
+
+    write: Callable[[list[str], str], list[str]]
+    args: list[_Variable | str]
+    out: _Variable
+    elementwise: bool = True  # may write over an argument that dies here
+
+
+@dataclass
+class KernelText:
+    """The printed kernel."""
+
+    kernel: Kernel
+    blocked: bool
+    step: int = 0  # rows of a block
+    before: list[str] = field(default_factory=list)  # once, before the blocks
+    lines: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)  # once, after the blocks
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    slots: list[tuple[DType, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.kernel.space[0] // self.step) if self.blocked else 1
+
+
+class Names:
+    """Unique identifiers for the generated text."""
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._taken = set(reserved)
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted` as an identifier, with a number behind it if it is taken."""
+        base = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
+        base = base if base and not base[0].isdigit() else f"v{base}"
+        name, number = base, 2
+        while name in self._taken:
+            name, number = f"{base}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+
+def print_kernel(
+    kernel: Kernel, node_names: dict[Node, str], names: Names, overlaps: Callable[[Store], bool]
+) -> KernelText:
+    """Print a kernel. `overlaps(store)`: whether the store shares memory with anything it reads."""
+    return _Printer(kernel, node_names, names, overlaps).run()
+
+
+class _Printer:
+    def __init__(
+        self,
+        kernel: Kernel,
+        node_names: dict[Node, str],
+        names: Names,
+        overlaps: Callable[[Store], bool],
+    ) -> None:
+        blocked = kernel.size > BLOCK and not kernel.pieces and _can_block(kernel)
+        rows = max(1, BLOCK // max(1, prod(kernel.space[1:])))
+        self.text = KernelText(kernel, blocked, rows)
+        self.kernel, self.node_names, self.names = kernel, node_names, names
+        self.overlaps = overlaps
+        self.reduces_rows = blocked and 0 in kernel.inner  # blocks give partial results
+        self.bound: dict[Any, str] = {}
+
+    def run(self) -> KernelText:
+        if self.kernel.pieces:
+            self._join()
+            return self.text
+        self.variables: list[_Variable] = []
+        stores = {s.value: s for s in self.kernel.stores}
+        self.calls: list[_Call] = []
+        for i, statement in enumerate(self.kernel.statements):
+            name = self.names.fresh(self.node_names.get(statement.node, statement.node.op.name))
+            variable = _Variable(name, statement.node.dtype, statement.level, store=stores.get(i))
+            self.variables.append(variable)
+            self._statement(statement, variable)
+        for store in self.kernel.stores:  # a second buffer for the same value
+            if stores[store.value] is not store:
+                self._copy(self.variables[store.value], store)
+        for at, call in enumerate(self.calls):
+            for arg in call.args:
+                if isinstance(arg, _Variable):
+                    arg.last_use = at
+        self._assign()
+        return self.text
+
+    # -- statements to calls
+
+    def _statement(self, statement: Statement, out: _Variable) -> None:
+        op, kind = statement.node.op, statement.node.op.kind
+        if kind is Kind.CONTRACTION:
+            self._product(out)
+        elif statement.is_copy:
+            args = [self._argument(a, statement.level) for a in statement.args]
+            self._call(lambda a, o: [f"copyto({o}, {a[0]})"], args, out)
+        elif kind is Kind.REDUCTION:
+            self._reduction(statement, out)
+        elif kind is Kind.GATHER:
+            self._gather(statement, out)
+        elif kind is Kind.RANDOM:
+            self._draw(statement, out)
+        else:
+            dtypes = tuple(self._dtype(a) for a in statement.args)
+            args = [self._argument(a, statement.level) for a in statement.args]
+            self._steps(trace(op, dtypes, statement.node.attrs), args, out)
+
+    def _steps(
+        self, steps: tuple[Step, ...], args: list[_Variable | str], out: _Variable
+    ) -> None:
+        results: list[_Variable] = []
+        for i, step in enumerate(steps):
+            last = i == len(steps) - 1
+            result = out if last else self._temporary(out, step.dtype)
+            results.append(result)
+            given = [
+                self._constant(a, step.arg_dtype)
+                if not isinstance(a, Ref)
+                else (args[a.index] if a.is_operand else results[a.index])
+                for a in step.args
+            ]
+            if step.function == "where":
+                self._where(step, given, result)
+            elif step.function == "cast":
+                self._call(lambda a, o: [f'copyto({o}, {a[0]}, "unsafe")'], given, result)
+            else:
+                self._call(self._ufunc(step.function), given, result)
+
+    def _ufunc(self, name: str) -> Callable[[list[str], str], list[str]]:
+        self._object(name, ufunc(name))
+        keyword = "out=" if name in ("maximum", "minimum") else ""  # positional is deprecated there
+        return lambda a, o: [f"{name}({', '.join(a)}, {keyword}{o})"]
+
+    def _where(self, step: Step, args: list[_Variable | str], out: _Variable) -> None:
+        """Choice on the bits: exact for NaN and inf, and ten times faster than np.where."""
+        condition, x, y = args
+        bits = BITS[step.dtype.itemsize]
+        for name in ("bitwise_and", "bitwise_xor", "subtract", "negative"):
+            self._object(name, ufunc(name))
+        mask = self._temporary(out, bits)
+        self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [condition], mask)
+        if self._is_zero(y) or self._is_zero(x):
+            kept, fill = (x, "negative({0}, {0})") if self._is_zero(y) else (y, "subtract({0}, {1}, {0})")
+            one = self._constant(1, bits)
+            write = lambda a, o: [  # noqa: E731 -- one expression of the three names
+                fill.format(a[1], one),
+                f"bitwise_and({self._bits(a[0], bits)}, {a[1]}, {self._bits(o, bits)})",
+            ]
+            self._call(write, [kept, mask], out)
+            return
+        mix = self._temporary(out, step.dtype)
+
+        def write_mix(a: list[str], o: str) -> list[str]:
+            return [
+                f"negative({a[2]}, {a[2]})",
+                f"bitwise_xor({self._bits(a[0], bits)}, {self._bits(a[1], bits)}, {self._bits(o, bits)})",
+                f"bitwise_and({self._bits(o, bits)}, {a[2]}, {self._bits(o, bits)})",
+            ]
+
+        def write_out(a: list[str], o: str) -> list[str]:
+            return [
+                f"bitwise_xor({self._bits(a[0], bits)}, {self._bits(a[1], bits)}, {self._bits(o, bits)})"
+            ]
+
+        self._call(write_mix, [x, y, mask], mix, elementwise=False)
+        self._call(write_out, [mix, y], out)
+
+    def _reduction(self, statement: Statement, out: _Variable) -> None:
+        op, inner = statement.node.op, self.kernel.inner
+        x = self._argument(statement.args[0], Level.FULL, whole=True)
+        if not op.combine:
+            self._object("evaluate", _evaluate)
+            node = self._object(self.names.fresh("node"), statement.node)
+            write = lambda a, o: [f"evaluate({node}, {inner}, {a[0]}, {o})"]  # noqa: E731
+        elif op.combine == "add" and not self.text.blocked and self._sums_by_product(statement):
+            rows, columns = self.kernel.space
+            shape = (columns, 1) if inner == (1,) else (1, rows)
+            ones = self._shared(("ones", shape, out.dtype), "ones", np.ones(shape, out.dtype))
+            pair = "{0}, {1}" if inner == (1,) else "{1}, {0}"
+            write = lambda a, o: [f"matmul({pair.format(a[0], ones)}, {o})"]  # noqa: E731
+        else:
+            reduce_name = self._object(f"{op.combine}_reduce", ufunc(op.combine).reduce)
+            write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]  # noqa: E731
+        self._call(write, [x], out, elementwise=False)
+
+    def _sums_by_product(self, statement: Statement) -> bool:
+        """A product with ones takes half the time of a small sum along one of two axes."""
+        return (
+            len(self.kernel.space) == 2
+            and len(self.kernel.inner) == 1
+            and statement.node.type.is_float
+        )
+
+    def _gather(self, statement: Statement, out: _Variable) -> None:
+        x = self._argument(statement.args[0], Level.FULL, whole=True)
+        labels = self._argument(statement.args[1], Level.OUTER)
+        self._object("evaluate_pick", _evaluate_pick)
+        node = self._object(self.names.fresh("node"), statement.node)
+        self._call(
+            lambda a, o: [f"evaluate_pick({node}, {a[0]}, {a[1]}, {o})"],
+            [x, labels], out, elementwise=False,
+        )  # fmt: skip
+
+    def _draw(self, statement: Statement, out: _Variable) -> None:
+        draw = self.names.fresh(f"draw_{out.name}")
+        self.text.bindings[draw] = Binding("draw", value=statement.node)
+        row = prod(self.kernel.space[1:])
+        start = f"lo * {row}" if self.text.blocked else "0"
+        self._call(lambda a, o: [f"{draw}({o}, {start})"], [], out)
+
+    def _product(self, out: _Variable) -> None:
+        """The whole product at once, by the BLAS and its threads."""
+        c = self.kernel.contraction
+        assert c is not None
+        names: list[str] = []
+        for node, access, rows, columns in zip(
+            self.kernel.statements[0].node.inputs, (c.a, c.b), (c.m, c.k), (c.k, c.n), strict=True
+        ):
+            shape = (*c.batch, rows, columns)
+            wanted = node.name if not node.inputs else self.node_names.get(node, node.op.name)
+            names.append(self._view(wanted, access, shape, node.dtype))
+        a, b = names
+        if _is_transposed(c.b) and not c.batch and c.m * c.n * c.k <= SMALL_PRODUCT:
+            straight = self._whole(self.names.fresh(f"{b}_copied"), out.dtype, (c.k, c.n))
+            self.text.before.append(f"copyto({straight}, {b})  # a small product is faster untransposed")
+            b = straight
+        place = self._place_of_product(out)
+        shaped = self.names.fresh(f"{place}_matrix")
+        bound = self.text.bindings[place]
+        self.text.bindings[shaped] = Binding(
+            bound.kind, bound.dtype, (*c.batch, c.m, c.n), _flat_access(bound.access, c),
+            slot=bound.slot,
+        )  # fmt: skip
+        self.text.before.append(f"matmul({a}, {b}, {shaped})")
+
+    def _place_of_product(self, out: _Variable) -> str:
+        """The product's own store, else that of a later value which overwrites it, else scratch."""
+        own = out.store
+        if own is None:
+            last = max(
+                (i for i, s in enumerate(self.kernel.statements) if Value(0) in s.args), default=0
+            )
+            for store in self.kernel.stores:
+                statement = self.kernel.statements[store.value]
+                same = statement.node.dtype == out.dtype and statement.level is Level.FULL
+                if same and store.value >= last and not self.overlaps(store):
+                    own = store
+                    break
+        if own is not None:
+            out.lives_in = self._store_name(own, self.kernel.statements[own.value].node)
+            return out.lives_in
+        out.lives_in = self._whole(out.name, out.dtype, self.kernel.space, cut=True)
+        return out.lives_in
+
+    def _copy(self, value: _Variable, store: Store) -> None:
+        twin = _Variable(value.name, value.dtype, value.level, store=store)
+        self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [value], twin)
+
+    def _call(
+        self,
+        write: Callable[[list[str], str], list[str]],
+        args: list[_Variable | str],
+        out: _Variable,
+        elementwise: bool = True,
+    ) -> None:
+        self.calls.append(_Call(write, args, out, elementwise))
+
+    # -- calls to lines: each value gets a place
+
+    def _assign(self) -> None:
+        free: dict[tuple[DType, Level], list[str]] = {}
+        owner: dict[str, _Variable] = {}
+        for at, call in enumerate(self.calls):
+            names = [a if isinstance(a, str) else a.lives_in for a in call.args]
+            dying = [
+                a for a in call.args
+                if isinstance(a, _Variable) and a.last_use == at and owner.get(a.lives_in) is a
+            ]  # fmt: skip
+            if call.elementwise:
+                _release(dying, free, owner)
+            out = call.out
+            if out.store is not None:
+                node = self.kernel.statements[out.store.value].node
+                out.lives_in = self._store_name(out.store, node)
+            elif not out.lives_in:
+                spare = free.get((out.dtype, out.level))
+                out.lives_in = spare.pop() if spare else self._level_slot(out)
+                owner[out.lives_in] = out
+            if not call.elementwise:
+                _release(dying, free, owner)
+            self._emit(call, names)
+            if out.last_use < at and owner.get(out.lives_in) is out:
+                _release([out], free, owner)
+
+    def _emit(self, call: _Call, names: list[str]) -> None:
+        place, out = call.out.lives_in, call.out
+        if not self.reduces_rows or out.level is Level.FULL:
+            self.text.lines += call.write(names, place)
+            return
+        if not call.elementwise:  # a reduction over the blocked axis: one partial result each
+            shape = self._shape(Level.OUTER)
+            partial = self.names.fresh(f"{place}_partial")
+            self.text.bindings[partial] = Binding(
+                "own", out.dtype, (self.text.blocks, *shape)
+            )
+            self.text.lines += call.write(names, f"{partial}[lo // {self.text.step}]")
+            combine = next(
+                s.node.op.combine for s, v in zip(self.kernel.statements, self.variables, strict=True)
+                if v is out
+            )  # fmt: skip
+            reduce_name = self._object(f"{combine}_reduce", ufunc(combine).reduce)
+            self.text.after.append(f"{reduce_name}({partial}, 0, None, {place})")
+            return
+        self.text.after += call.write(names, place)
+
+    # -- names
+
+    def _argument(self, argument: Argument, level: Level, whole: bool = False) -> _Variable | str:
+        if isinstance(argument, Value):
+            return self.variables[argument.index]
+        if isinstance(argument, LiteralArgument):
+            node = argument.node
+            assert node.op.eval is not None
+            value = np.asarray(node.op.eval(np, **dict(node.attrs))).reshape(())
+            return self._constant(value[()], node.dtype)
+        access = self.kernel.operands[argument.index]
+        shape = self._shape(level)
+        if not whole:  # a broadcast operand keeps its unit extents: NumPy repeats it for free
+            shape = tuple(1 if not s else n for n, s in zip(shape, access.strides, strict=True))
+        base = access.base
+        wanted = self.node_names.get(base, "") if isinstance(base, Node) else base.name
+        return self._view(wanted or base.name, access, shape, base.dtype)
+
+    def _dtype(self, argument: Argument) -> DType:
+        if isinstance(argument, Value):
+            return self.variables[argument.index].dtype
+        if isinstance(argument, Load):
+            return self.kernel.operands[argument.index].base.dtype
+        return argument.node.dtype
+
+    def _shape(self, level: Level) -> tuple[int, ...]:
+        outer = level is Level.OUTER
+        return tuple(
+            1 if outer and i in self.kernel.inner else n for i, n in enumerate(self.kernel.space)
+        )
+
+    def _store_name(self, store: Store, node: Node) -> str:
+        level = self.kernel.statements[store.value].level
+        base = store.access.base
+        wanted = self.node_names.get(base, node.op.name) if isinstance(base, Node) else base.name
+        return self._view(wanted, store.access, self._shape(level), node.dtype)
+
+    def _view(self, wanted: str, access: Access, shape: tuple[int, ...], dtype: DType) -> str:
+        key = (access, shape)
+        if key not in self.bound:
+            cut = self.text.blocked and len(shape) == len(self.kernel.space) and shape[0] > 1
+            name = self.names.fresh(wanted)
+            self.bound[key] = name
+            self.text.bindings[name] = Binding("view", dtype, shape, access, cut=cut)
+        return self.bound[key]
+
+    def _level_slot(self, variable: _Variable) -> str:
+        shape = self._shape(variable.level)
+        if self.text.blocked and not (self.reduces_rows and variable.level is Level.OUTER):
+            shape = (min(self.text.step, shape[0]), *shape[1:])
+        return self._slot(self.names.fresh(variable.name), variable.dtype, shape, cut=True)
+
+    def _slot(self, name: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
+        self.text.slots.append((dtype, shape))
+        whole_outer = self.reduces_rows and shape == self._shape(Level.OUTER)
+        self.text.bindings[name] = Binding(
+            "slot", dtype, shape, slot=len(self.text.slots) - 1,
+            cut=cut and self.text.blocked and not whole_outer,
+        )  # fmt: skip
+        return name
+
+    def _whole(self, name: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
+        """Scratch for the whole space: a slot, or memory of its own if blocks are to share it."""
+        if not self.text.blocked:
+            return self._slot(name, dtype, shape)
+        self.text.bindings[name] = Binding("own", dtype, shape, cut=cut)
+        return name
+
+    def _temporary(self, like: _Variable, dtype: DType) -> _Variable:
+        return _Variable(f"{like.name}_t", dtype, like.level)
+
+    def _constant(self, value: Scalar, dtype: DType) -> str:
+        array = np.array(value, dtype)
+        text = f"c_{value}".replace("-", "minus_").replace(".", "p").replace("+", "")
+        return self._shared((array.tobytes(), dtype), text, array)
+
+    def _is_zero(self, argument: _Variable | str) -> bool:
+        if isinstance(argument, _Variable):
+            return False
+        value = self.text.bindings[argument].value
+        return isinstance(value, np.ndarray) and value.ndim == 0 and not any(value.tobytes())
+
+    def _bits(self, name: str, dtype: DType) -> str:
+        """The same array seen as integers."""
+        bound = self.text.bindings[name]
+        if bound.dtype == dtype:
+            return name
+        if self.text.blocked and bound.cut:
+            return f"{name}.view({self._object(dtype.name, dtype)})"
+        key = ("bits", name)
+        if key not in self.bound:
+            self.bound[key] = self.names.fresh(f"{name}_bits")
+            value = bound.value.view(dtype) if bound.kind == "object" else None
+            self.text.bindings[self.bound[key]] = Binding(
+                bound.kind, bound.dtype, bound.shape, bound.access, bound.slot, value, bound.cut,
+                dtype,
+            )  # fmt: skip
+        return self.bound[key]
+
+    def _shared(self, key: Any, wanted: str, value: Any) -> str:
+        if key not in self.bound:
+            self.bound[key] = self.names.fresh(wanted)
+            self.text.bindings[self.bound[key]] = Binding("object", value.dtype, value=value)
+        return self.bound[key]
+
+    def _object(self, name: str, value: Any) -> str:
+        self.text.bindings.setdefault(name, Binding("object", value=value))
+        return name
+
+    def _join(self) -> None:
+        out = self.kernel.pieces[0].target.base
+        wanted = self.node_names.get(out, "join") if isinstance(out, Node) else out.name
+        if self.kernel.fill is not None:
+            whole = Access(out, 0, (1,))
+            name = self._view(wanted, whole, (prod(out.shape),), out.dtype)
+            self.text.lines.append(f"{name}.fill({self.kernel.fill!r})")
+        for piece in self.kernel.pieces:
+            source = self._view(f"{piece.source.base.name}_part", piece.source, piece.shape, out.dtype)
+            target = self._view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
+            self.text.lines.append(f"copyto({target}, {source})")
+
+
+def _release(
+    dead: Iterable[_Variable],
+    free: dict[tuple[DType, Level], list[str]],
+    owner: dict[str, _Variable],
+) -> None:
+    for variable in dict.fromkeys(dead):
+        if owner.pop(variable.lives_in, None) is not None:
+            free.setdefault((variable.dtype, variable.level), []).append(variable.lives_in)
+
+
+def _can_block(kernel: Kernel) -> bool:
+    """Whether partial results of blocks can be joined, if blocks cut a reduced loop."""
+    if not kernel.space or kernel.space[0] < 2:
+        return False
+    return 0 not in kernel.inner or all(
+        s.node.op.combine for s in kernel.statements if s.is_reduction
+    )
+
+
+def _is_transposed(access: Access) -> bool:
+    down, across = access.strides[-2:]
+    return down == 1 and across > 1
+
+
+def _flat_access(access: Access | None, c: Any) -> Access | None:
+    """The access of a contiguous store, seen as the matrices of the product."""
+    if access is None:
+        return None
+    strides: list[int] = []
+    step = 1
+    for extent in reversed((*c.batch, c.m, c.n)):
+        strides.insert(0, step)
+        step *= extent
+    return Access(access.base, access.offset, tuple(strides))
+
+
+def _evaluate(node: Node, inner: Axes, x: np.ndarray, out: np.ndarray) -> None:
+    """A reduction without a ufunc (argmax): by the op's own value, which allocates."""
+    assert node.op.eval is not None
+    out[...] = node.op.eval(np, x, axes=inner).reshape(out.shape)
+
+
+def _evaluate_pick(node: Node, x: np.ndarray, labels: np.ndarray, out: np.ndarray) -> None:
+    assert node.op.eval is not None
+    out[...] = node.op.eval(np, x, labels[..., 0], **dict(node.attrs))[..., None]

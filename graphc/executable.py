@@ -1,0 +1,357 @@
+"""What `compile` returns: a callable program, its state, and every stage of its making."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from graphc.backends.base import Runner
+from graphc.checking import Check
+from graphc.errors import CompileError, InputError
+from graphc.ir.dim import Dim
+from graphc.ir.graph import Graph
+from graphc.ir.node import Node
+from graphc.ir.philox import Draws
+from graphc.ir.tensor_type import DType
+from graphc.report.explain import explain, summary
+from graphc.report.stage import Stage
+from graphc.schedule.records import Kernel, MemoryPlan, Program
+
+MAX_SPECIALISATIONS = 8
+Sizes = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """A program compiled for one set of sizes."""
+
+    stages: tuple[Stage, ...]
+    program: Program
+    runner: Runner
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One launch: its name, the nodes computed, why it stands alone, its work and its source."""
+
+    kernel: Kernel
+    source: str
+
+    @property
+    def name(self) -> str:
+        return self.kernel.name
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.kernel.nodes
+
+    @property
+    def reason(self) -> str:
+        return self.kernel.reason
+
+    @property
+    def flops(self) -> int:
+        return self.kernel.flops
+
+    @property
+    def nbytes(self) -> int:
+        return self.kernel.nbytes
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}: {self.flops} FLOP, {self.nbytes} bytes>"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How the outputs were given, so that a call returns them the same way."""
+
+    names: tuple[str, ...]
+    kind: type
+
+    def pack(self, values: Sequence[Any]) -> Any:
+        if self.kind is dict:
+            return dict(zip(self.names, values, strict=True))
+        if self.kind is Node:
+            return values[0]
+        return self.kind(values)
+
+
+class Executable:
+    """A compiled program: call it with arrays by input name.
+
+    Calls of one executable are serialised; parameters are shared with every other executable that
+    uses them. `exe.stages`, `exe.kernels`, `exe.plan`, `exe.explain()` and `exe.to_dot()` show what
+    was compiled; with symbolic sizes they show the latest specialisation.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        structure: Structure,
+        specialise: Callable[[Mapping[str, int]], Specialisation],
+        *,
+        backend: str,
+        backend_reason: str,
+        name: str,
+        seed: int,
+        numbers: Mapping[int, int],
+        check: Check | None,
+    ) -> None:
+        self.graph, self.name = graph, name
+        self.backend, self.backend_reason = backend, backend_reason
+        self._structure, self._specialise, self._check = structure, specialise, check
+        self._numbers, self._seed, self._step = numbers, seed, 0
+        self._draws = Draws(seed, 0, numbers)
+        self._specs = [(n.name, n.shape, n.dtype) for n in graph.inputs]
+        self._known: OrderedDict[Sizes, Specialisation] = OrderedDict()
+        self._latest: Specialisation | None = None
+        self._lock = threading.RLock()
+
+    # -- running
+
+    def __call__(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """Run once. Inputs by name, as keywords or a mapping; arrays or array-likes.
+
+        Returns fresh NumPy arrays in the structure of `outputs`. Raises InputError, changing
+        nothing, for missing, unknown or unfit inputs and for sizes that disagree.
+        """
+        given = named if inputs is None else {**inputs, **named}
+        with self._lock:
+            arrays, sizes = self._admit(given)
+            chosen = self._latest if not sizes and self._latest else self._get(sizes)
+            if self._check is None:
+                results = chosen.runner(arrays, self._draws)
+            else:
+                results = self._check.run(chosen, arrays, self._draws)
+            if self._numbers:
+                self._step += 1
+                self._draws = Draws(self._seed, self._step, self._numbers)
+        return self._structure.pack(results)
+
+    def seed(self, seed: int) -> None:
+        """Restart the random stream with this seed, at step 0."""
+        with self._lock:
+            self._seed, self._step = _as_seed(seed), 0
+            self._draws = Draws(self._seed, 0, self._numbers)
+
+    def specialize(self, **sizes: int) -> Executable:
+        """Compile for these symbolic sizes without a call; returns the executable itself."""
+        with self._lock:
+            self._get(tuple(sorted(check_sizes(self.graph, sizes).items())))
+        return self
+
+    def _get(self, sizes: Sizes) -> Specialisation:
+        found = self._known.get(sizes)
+        if found is None:
+            found = self._specialise(dict(sizes))
+            if len(self._known) >= MAX_SPECIALISATIONS:
+                self._known.popitem(last=False)
+            self._known[sizes] = found
+        self._known.move_to_end(sizes)
+        self._latest = found
+        return found
+
+    # -- inputs
+
+    def _admit(self, given: Mapping[str, Any]) -> tuple[list[np.ndarray], Sizes]:
+        arrays: list[np.ndarray] = []
+        sizes: dict[str, int] = {}
+        for name, shape, dtype in self._specs:
+            array = given.get(name)
+            if type(array) is not np.ndarray or array.dtype is not dtype:
+                array = self._convert(name, given, shape, dtype)
+            if array.shape != shape:
+                _match(name, array.shape, shape, dtype, sizes)
+            arrays.append(array)
+        if len(given) != len(self._specs):
+            self._refuse_unknown(given)
+        for name, shape, _ in self._specs if sizes else ():
+            _match_sums(name, arrays, self._specs, shape, sizes)
+        return arrays, tuple(sorted(sizes.items()))
+
+    def _convert(
+        self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType
+    ) -> np.ndarray:
+        wanted = f"{dtype.name}[{', '.join(map(str, shape))}]"
+        if name not in given:
+            raise InputError(f"input {name!r} is missing; need {wanted}")
+        value = given[name]
+        if isinstance(value, Node):
+            raise InputError(f"input {name!r} is a node; need an array: {wanted}")
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"input {name!r} is not an array of numbers: {error}") from None
+        weak = not hasattr(value, "dtype") and array.dtype.kind in "bif" and dtype.kind != "b"
+        loses = array.dtype.kind == "f" and dtype.kind == "i"
+        if array.dtype.kind not in "biuf" or loses or not (
+            weak or np.can_cast(array.dtype, dtype, "same_kind")
+        ):
+            raise InputError(
+                f"input {name!r} has dtype {array.dtype}; need {wanted}: cast it yourself with "
+                f".astype({dtype.name!r})"
+            )
+        return array.astype(dtype)
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        names = [name for name, _, _ in self._specs]
+        unknown = sorted(str(name) for name in given if name not in names)
+        if not unknown:
+            return
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"unknown input {', '.join(map(repr, unknown))}; the inputs are "
+            f"{', '.join(map(repr, names)) or 'none'}{hint}"
+        )
+
+    # -- looking
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """The stages by name, in order; only "declared" before symbolic sizes are known."""
+        if self._latest is None:
+            return MappingProxyType({"declared": Stage("declared", self.graph)})
+        return MappingProxyType({stage.name: stage for stage in self._latest.stages})
+
+    @property
+    def kernels(self) -> tuple[KernelReport, ...]:
+        """The launches in order."""
+        found = self._compiled("kernels")
+        sources = found.runner.kernel_sources
+        return tuple(
+            KernelReport(k, s) for k, s in zip(found.program.kernels, sources, strict=True)
+        )
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan: `.peak_nbytes`, `.naive_nbytes`, `.allocations`."""
+        return self._compiled("plan").program.plan
+
+    @property
+    def source(self) -> str:
+        """The generated source of the whole program."""
+        return self._compiled("source").runner.source
+
+    def explain(self) -> str:
+        """What was compiled, in a screenful."""
+        found = self._compiled("explain()")
+        return explain(
+            name=self.name, backend=self.backend, backend_reason=self.backend_reason,
+            stages=found.stages, program=found.program,
+        )  # fmt: skip
+
+    def to_dot(self, stage: str = "fused") -> str:
+        """DOT source of one stage."""
+        return self._stage(stage).to_dot()
+
+    def save_dot(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write the DOT source of every stage to `folder`; returns the paths."""
+        os.makedirs(folder, exist_ok=True)
+        paths: list[str] = []
+        for number, (name, stage) in enumerate(self.stages.items()):
+            paths.append(os.path.join(folder, f"{number}_{name}.dot"))
+            with open(paths[-1], "w", encoding="utf-8") as file:
+                file.write(stage.to_dot())
+        return paths
+
+    def __str__(self) -> str:
+        found = self._latest
+        stages = tuple(self.stages.values())
+        return summary(
+            name=self.name, backend=self.backend, backend_reason=self.backend_reason,
+            stages=stages, program=found.program if found else None,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<executable {self.name} on {self.backend}: {len(self.graph.nodes)} nodes>"
+
+    def _stage(self, name: str) -> Stage:
+        stages = self.stages
+        if name not in stages:
+            raise CompileError(
+                f"stage {name!r} is unknown; there are {', '.join(stages)}" + self._remedy()
+            )
+        return stages[name]
+
+    def _compiled(self, what: str) -> Specialisation:
+        if self._latest is None:
+            raise CompileError(f"{what}: nothing is compiled yet" + self._remedy())
+        return self._latest
+
+    def _remedy(self) -> str:
+        if self._latest is not None:
+            return ""
+        sizes = ", ".join(f"{s}=..." for s in sorted(self.graph.symbols))
+        return f": the sizes are symbolic; call exe.specialize({sizes}), or call it once"
+
+
+def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes as ints; raises CompileError for missing, unknown or negative ones."""
+    missing, unknown = graph.symbols - set(sizes), set(sizes) - graph.symbols
+    for problem, names in (("missing", missing), ("unknown", unknown)):
+        if names:
+            known = ", ".join(sorted(graph.symbols)) or "none"
+            raise CompileError(
+                f"sizes: {problem} {', '.join(sorted(names))}; the symbolic sizes are {known}"
+            )
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
+            raise CompileError(f"sizes: {name} = {size!r}; need an int of 0 or more")
+    return {name: int(size) for name, size in sizes.items()}
+
+
+def _match(
+    name: str, have: tuple[int, ...], want: tuple[int | Dim, ...], dtype: DType,
+    sizes: dict[str, int],
+) -> None:  # fmt: skip
+    """Compare a shape with the declared one, learning the sizes of plain symbols."""
+    if len(have) != len(want):
+        raise InputError(_misfit(name, have, want, dtype))
+    for n, extent in zip(have, want, strict=True):
+        if isinstance(extent, Dim):
+            symbol = _plain_symbol(extent)
+            if symbol is not None and sizes.setdefault(symbol, n) != n:
+                raise InputError(
+                    f"input {name!r} has shape {have}, where {symbol} = {n}, but an earlier input "
+                    f"has {symbol} = {sizes[symbol]}; sizes of one name must agree"
+                )
+        elif n != extent:
+            raise InputError(_misfit(name, have, want, dtype))
+
+
+def _match_sums(
+    name: str, arrays: Sequence[np.ndarray], specs: Sequence[Any], want: Any, sizes: dict[str, int]
+) -> None:
+    """Check the extents that are sums or products of symbols, once those are known."""
+    have = next(a.shape for a, (other, _, _) in zip(arrays, specs, strict=True) if other == name)
+    for n, extent in zip(have, want, strict=True):
+        if isinstance(extent, Dim) and extent.symbols() <= set(sizes) and extent.bind(sizes) != n:
+            raise InputError(
+                f"input {name!r} has shape {have}: {n} where {extent} = {extent.bind(sizes)}"
+            )
+
+
+def _plain_symbol(extent: Dim) -> str | None:
+    symbols = extent.symbols()
+    symbol = next(iter(symbols))
+    return symbol if len(symbols) == 1 and extent == Dim.symbol(symbol) else None
+
+
+def _misfit(name: str, have: Any, want: Any, dtype: DType) -> str:
+    wanted = f"{dtype.name}[{', '.join(map(str, want))}]"
+    return f"input {name!r} has shape {have}; need {wanted}"
+
+
+def _as_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise CompileError(f"seed {seed!r}: need an int")
+    return int(seed) & (2**64 - 1)

@@ -1,0 +1,1 @@
+"""Looking at any record of any stage: as text, as DOT, as a screenful of numbers."""

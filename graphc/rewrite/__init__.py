@@ -1,0 +1,1 @@
+"""Simplification: rules as named data (`rules.py`), a pattern language and one driver."""

@@ -1,0 +1,1 @@
+"""From a graph to a program: fusion into kernels, memory planning, lowering. Records and passes."""

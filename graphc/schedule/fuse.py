@@ -1,0 +1,351 @@
+"""Fusion: which nodes are computed in one kernel.
+
+Nodes are taken in reverse topological order, consumers before producers. Each edge to a consumer's
+group is allowed or refused with a reason; the node joins the first group in which every edge is
+allowed, and then the other allowed groups are merged into it. A join or merge is legal unless it
+closes a cycle, which bitsets of the groups reachable from each live group tell at once; a group is
+live while a producer of its operands is still to come. Linear in practice.
+
+What the reasons mean: docs/design.md, section "Fusion and memory".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from graphc.ir.graph import Graph
+from graphc.ir.layout import Layout
+from graphc.ir.node import Node
+from graphc.ir.op import Kind
+from graphc.ir.tensor_type import static_shape
+from graphc.schedule.flow import Flow, Home, Use, is_identity, strides_over
+from graphc.schedule.records import Edge, Level, Target, reduction_form
+
+
+@dataclass(eq=False)
+class Group:
+    """A kernel in the making."""
+
+    space: tuple[int, ...]
+    inner: tuple[int, ...]
+    mask: int  # its bits, more than one after a merge
+    is_update: bool
+    members: list[Node] = field(default_factory=list)
+    waiting: set[Node] = field(default_factory=set)  # producers that are still to be placed
+    reaches: int = 0  # bits of the groups downstream
+    contraction: Node | None = None
+
+    @property
+    def is_row(self) -> bool:
+        return bool(self.inner) and reduction_form(self.space, self.inner) == "row"
+
+
+@dataclass
+class Fusion:
+    """The groups, and for every edge the decision."""
+
+    flow: Flow
+    target: Target
+    groups: dict[Group, None] = field(default_factory=dict)
+    placed: dict[Node, tuple[Group, Level]] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    updates: set[Node] = field(default_factory=set)
+    on_tile: set[Node] = field(default_factory=set)
+    _live: dict[Group, None] = field(default_factory=dict)
+    _readers: dict[Node, list[Group]] = field(default_factory=dict)
+    _bit: int = 1
+
+    @staticmethod
+    def of(graph: Graph, target: Target) -> Fusion:
+        """Group the computed nodes of a bound graph as the target likes it."""
+        fusion = Fusion(Flow.of(graph), target)
+        if target.horizontal:
+            fusion.updates = _update_region(fusion.flow)
+        fusion.on_tile = _tile_values(fusion.flow) - fusion.updates
+        for node in reversed(fusion.flow.computed):  # consumers before producers
+            if node.op.kind is Kind.RANDOM and fusion._is_recomputed(node):
+                fusion._release(node)
+            else:
+                fusion._place(node)
+        position = {node: i for i, node in enumerate(fusion.flow.computed)}
+        for group in fusion.groups:
+            group.members.sort(key=position.__getitem__)
+        return fusion
+
+    # -- placing one node
+
+    def _place(self, node: Node) -> None:
+        verdicts = self._verdicts(node)
+        allowed = [g for g, (level, _) in verdicts.items() if level is not None]
+        stays = node in self.on_tile and len(verdicts) > 1
+        chosen: Group | None = None
+        merged: set[Group] = set()
+        why: dict[Group, str] = {}
+        for group in () if stays else allowed:
+            if chosen is None:
+                if self._joins(group, verdicts):
+                    chosen = group
+                else:
+                    why[group] = "would close a cycle of kernels"
+            elif verdicts[group][0] is verdicts[chosen][0] and self._merge(chosen, group):
+                merged.add(group)
+            else:
+                why[group] = "fused with another user; merging the two would close a cycle"
+        for group, (level, reason) in verdicts.items():
+            if level is not None and stays:
+                reason = "several users: stays in the epilogue of its contraction"
+            is_fused = group is chosen or group in merged
+            for use in self._uses_in(node, group, merged, chosen):
+                self._decide(node, use, is_fused, why.get(group, reason))
+        if chosen is None:
+            chosen, level = self._new_group(node), self.flow.homes[node].level
+        else:
+            level = verdicts[chosen][0]
+            assert level is not None
+        self._enter(node, chosen, level, [g for g in verdicts if g not in merged])
+
+    def _verdicts(self, node: Node) -> dict[Group, tuple[Level | None, str]]:
+        """For each group that uses the node: the level it would have there, or why it may not."""
+        verdicts: dict[Group, tuple[Level | None, str]] = {}
+        for use in self.flow.uses.get(node, ()):
+            group, consumer_level = self.placed[use.consumer]
+            level, reason = self._judge(node, use, group, consumer_level)
+            before = verdicts.get(group)
+            if before is not None and before[0] is not level:
+                level, reason = None, before[1] or reason or "used both per element and per row"
+            verdicts[group] = (level, reason)
+        return verdicts
+
+    def _uses_in(
+        self, node: Node, group: Group, merged: set[Group], chosen: Group | None
+    ) -> Iterable[Use]:
+        for use in self.flow.uses.get(node, ()):
+            home = self.placed[use.consumer][0]
+            if home is group or (home is chosen and group in merged):
+                yield use
+
+    def _decide(self, node: Node, use: Use, fused: bool, reason: str) -> None:
+        saved = node.type.nbytes if fused else 0
+        self.edges.append(Edge(node, use.consumer, fused, "" if fused else reason, saved))
+
+    # -- may this edge be fused?
+
+    def _judge(
+        self, node: Node, use: Use, group: Group, consumer_level: Level
+    ) -> tuple[Level | None, str]:
+        consumer, kind = use.consumer, use.consumer.op.kind
+        if kind is Kind.CONTRACTION:
+            return None, "operand of a contraction"
+        if kind is Kind.JOIN or node.op.kind is Kind.JOIN:
+            return None, "a join moves whole pieces"
+        if group.is_update != (node in self.updates):
+            return None, "the parameter updates run as one flat kernel"
+        reads = read_level(consumer, use.position, consumer_level)
+        home = self.flow.homes[node]
+        if home.level is Level.OUTER:
+            return self._judge_outer(home, use, group, reads)
+        return self._judge_full(node, use, group, reads)
+
+    def _judge_outer(
+        self, home: Home, use: Use, group: Group, reads: Level
+    ) -> tuple[Level | None, str]:
+        """A reduction, or a value derived from one, may only live where the reduction does."""
+        if home.space != group.space:
+            return None, f"another iteration space: {home.space} into {group.space}"
+        if group.inner and group.inner != home.inner:
+            return None, "reduces other axes"
+        if group.contraction is not None:
+            return None, "a reduction and a contraction do not share a kernel"
+        if reads is Level.FULL:
+            if use.consumer.op.kind in (Kind.REDUCTION, Kind.GATHER):
+                return None, "reduction of a reduction"
+            form = reduction_form(home.space, home.inner)
+            if form != "row":
+                return None, f"a {form} result is complete only after the last element"
+        if not _same_point(use.layout, group.space, home.inner, reads, Level.OUTER):
+            return None, "read through a view that moves its elements"
+        return Level.OUTER, ""
+
+    def _judge_full(
+        self, node: Node, use: Use, group: Group, reads: Level
+    ) -> tuple[Level | None, str]:
+        if _same_point(use.layout, group.space, group.inner, reads, Level.FULL):
+            if node.op.kind is Kind.CONTRACTION:
+                if group.inner:
+                    return None, "reduction over a contraction's tile"
+                if group.contraction is not None:
+                    return None, "one contraction per kernel"
+            if not self._bends(node, group, Level.FULL):
+                return Level.FULL, ""
+        per_row = node.op.kind in (Kind.ELEMENTWISE, Kind.VIEW) and group.inner
+        if per_row and (reads is Level.OUTER or group.is_row):
+            same = _same_point(use.layout, group.space, group.inner, reads, Level.OUTER)
+            if same and not self._bends(node, group, Level.OUTER):
+                return Level.OUTER, ""
+        size = use.layout.shape
+        if node.type.size < _size(size):
+            return None, f"would be recomputed {_size(size) // max(node.type.size, 1)} times"
+        if _size(size) != _size(group.space):
+            return None, f"another iteration space: {size} into {group.space}"
+        return None, "read through a view that moves its elements"
+
+    def _bends(self, node: Node, group: Group, level: Level) -> bool:
+        """Whether an operand of the node cannot be addressed by the loops of the group."""
+        if node.op.kind is Kind.CONTRACTION:
+            return False
+        return any(
+            strides_over(layout, group.space, group.inner, level) is None
+            for _, layout in self.flow.sources(node)
+        )
+
+    # -- groups and what they reach
+
+    def _joins(self, group: Group, others: Iterable[Group]) -> bool:
+        """Whether no other user of the node leads back to the group."""
+        return not any(o is not group and o.reaches & group.mask for o in others)
+
+    def _merge(self, into: Group, group: Group) -> bool:
+        fits = (
+            into.space == group.space
+            and (into.inner == group.inner or not into.inner or not group.inner)
+            and into.is_update == group.is_update
+            and not (into.reaches & group.mask or group.reaches & into.mask)
+        )
+        contractions = [g.contraction for g in (into, group) if g.contraction is not None]
+        if not fits or len(contractions) > 1 or (contractions and (into.inner or group.inner)):
+            return False
+        into.mask |= group.mask
+        into.inner = into.inner or group.inner
+        into.contraction = into.contraction or group.contraction
+        into.members += group.members
+        into.waiting |= group.waiting
+        into.reaches |= group.reaches
+        for member in group.members:
+            self.placed[member] = (into, self.placed[member][1])
+        for producer in group.waiting:
+            readers = self._readers[producer]
+            readers[:] = [r for r in readers if r is not group and r is not into] + [into]
+        del self.groups[group]
+        self._live.pop(group, None)
+        self._spread(into)
+        return True
+
+    def _spread(self, group: Group) -> None:
+        """Tell the live groups upstream what the group reaches."""
+        for other in self._live:
+            if other is not group and other.reaches & group.mask:
+                other.reaches |= group.reaches | group.mask
+
+    def _new_group(self, node: Node) -> Group:
+        home = self.flow.homes[node]
+        group = Group(home.space, home.inner, self._bit, node in self.updates)
+        self._bit <<= 1
+        self.groups[group] = None
+        self._live[group] = None
+        return group
+
+    def _enter(self, node: Node, group: Group, level: Level, users: Iterable[Group]) -> None:
+        group.members.append(node)
+        self.placed[node] = (group, level)
+        if node.op.kind is Kind.CONTRACTION:
+            group.contraction = node
+        if level is Level.OUTER and not group.inner:
+            group.inner = self.flow.homes[node].inner
+        before = group.reaches
+        for user in users:
+            if user is not group:
+                group.reaches |= user.reaches | user.mask
+        if group.reaches != before:
+            self._spread(group)
+        self._release(node)
+        for base, _ in self.flow.sources(node):
+            if self.flow.is_computed(base) and base not in group.waiting:
+                group.waiting.add(base)
+                self._readers.setdefault(base, []).append(group)
+        if group.waiting:
+            self._live[group] = None
+        else:
+            self._live.pop(group, None)
+
+    def _release(self, node: Node) -> None:
+        """Groups that were only waiting for this producer cannot be joined any more."""
+        for reader in self._readers.pop(node, ()):
+            reader.waiting.discard(node)
+            if not reader.waiting:
+                self._live.pop(reader, None)
+
+    def _is_recomputed(self, node: Node) -> bool:
+        """Whether every use of a random draw can draw it again in place."""
+        if node in self.flow.root_bases:
+            return False
+        for use in self.flow.uses.get(node, ()):
+            if use.consumer.op.kind not in (Kind.ELEMENTWISE, Kind.REDUCTION):
+                return False
+            group, level = self.placed[use.consumer]
+            reads = read_level(use.consumer, use.position, level)
+            if not _same_point(use.layout, group.space, group.inner, reads, Level.FULL):
+                return False
+        return True
+
+
+def read_level(consumer: Node, position: int, level: Level) -> Level:
+    """How often a statement at `level` reads its operand: reductions read at every point."""
+    if consumer.op.kind is Kind.REDUCTION or (consumer.op.kind is Kind.GATHER and position == 0):
+        return Level.FULL
+    return level
+
+
+def _same_point(
+    layout: Layout, space: tuple[int, ...], inner: tuple[int, ...], reads: Level, made: Level
+) -> bool:
+    """Whether a read at level `reads` sees, at each point, the value made at that point."""
+    if made is Level.FULL and reads is Level.OUTER:
+        return False
+    strides = strides_over(layout, space, inner, reads) if _size_fits(layout, space, inner, reads) else None
+    return strides is not None and is_identity(layout, strides, space, inner, made)
+
+
+def _size_fits(
+    layout: Layout, space: tuple[int, ...], inner: tuple[int, ...], level: Level
+) -> bool:
+    loops = (n for i, n in enumerate(space) if level is Level.FULL or i not in inner)
+    return _size(layout.shape) == _size(tuple(loops))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
+
+
+def _tile_values(flow: Flow) -> set[Node]:
+    """Elementwise nodes computed, point by point, from a contraction: its possible epilogue."""
+    found: set[Node] = set()
+    for node in flow.computed:
+        if node.op.kind is Kind.ELEMENTWISE and flow.homes[node].level is Level.FULL:
+            for base, layout in flow.sources(node):
+                from_tile = base.op.kind is Kind.CONTRACTION or base in found
+                if from_tile and layout.is_contiguous and base.type.size == node.type.size:
+                    found.add(node)
+    return found
+
+
+def _update_region(flow: Flow) -> set[Node]:
+    """The elementwise nodes that serve nothing but the new values of parameters, of their shape."""
+    outputs = {flow.bases[node][0] for _, node in flow.graph.outputs}
+    roots = {flow.bases[node][0] for _, node in flow.graph.updates}
+    region: set[Node] = set()
+    for node in reversed(flow.computed):
+        if node.op.kind is not Kind.ELEMENTWISE or node in outputs:
+            continue
+        uses = flow.uses.get(node, [])
+        if not uses and node not in roots:
+            continue
+        if all(u.consumer in region and u.layout.is_contiguous
+               and u.consumer.shape == node.shape for u in uses):  # fmt: skip
+            region.add(node)
+    for node in region:
+        flow.homes[node] = Home(static_shape(node.type), (), Level.FULL)
+    return region

@@ -1,0 +1,36 @@
+"""The examples run as a reader runs them, outside the checkout, and reach what they promise."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(script: Path, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, script], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_digits(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    printed = run(root / "docs" / "examples" / "digits.py", tmp_path)
+    last = re.fullmatch(r"test accuracy: (0\.\d+)", printed.strip().splitlines()[-1])
+    assert last is not None
+    assert float(last[1]) >= 0.965
+    losses = [float(s) for s in re.findall(r"loss (\S+)", printed)]
+    assert losses[-1] < 0.05 * losses[0]
+    drawn = {p.name for p in (tmp_path / "out" / "digits").glob("*.dot")}
+    assert len(drawn) >= 5
+
+
+def test_neurons(root: Path, tmp_path: Path) -> None:
+    assert "26 gradients agree" in run(root / "docs" / "examples" / "neurons.py", tmp_path)
+    source = (tmp_path / "out" / "neurons" / "neurons.dot").read_text()
+    assert source.count("tanh") >= 6
+    assert source.count("multiply") >= 20
+    has_dot = shutil.which("dot") is not None
+    assert (tmp_path / "out" / "neurons" / "neurons.svg").exists() == has_dot
