@@ -26,7 +26,7 @@ begin = now(); import numpy; middle = now(); import graphc; end = now()
 print(middle - begin, end - middle)
 """
 FIRST_COMPILE = """
-import json, sys
+import json
 from graphc.resources import load_bench
 load_bench()
 from graphc_bench.compile_time import compile_step
@@ -97,9 +97,10 @@ def _compile(job: Job) -> tuple[float, int]:
 
 
 def _fresh(program: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    """What a program prints in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        raise gx.GraphcError(f"bench: a fresh process failed:\n{done.stderr}")
     return done.stdout
 
 

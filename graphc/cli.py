@@ -73,7 +73,7 @@ def _app() -> Any:
     )
 
     @app.callback()
-    def start(version: bool = show_version) -> None:  # noqa: ARG001 -- its callback does it
+    def start(version: bool = show_version) -> None:
         """graphc: a static-graph compiler for arrays."""
 
     @app.command(name="devices")

@@ -1,5 +1,6 @@
 """What all tests share: a fixed random search for hypothesis, and the root of the checkout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,20 @@ settings.load_profile("graphc")
 def root() -> Path:
     """The checkout that holds graphc/, tests/ and docs/."""
     return Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew")
+
+
+@pytest.fixture
+def golden(root: Path, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a file of tests/golden/, or write it there with --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = root / "tests" / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        assert text == path.read_text(), f"{path} differs; look, then pytest --update-golden"
+
+    return compare

@@ -229,7 +229,8 @@ class NumpyRunner:
     @property
     def scratch_nbytes(self) -> int:
         own = (prod(b.shape) * b.dtype.itemsize for t in self.texts
-               for b in t.bindings.values() if b.kind == "own" and b.dtype)  # fmt: skip
+               for b in t.bindings.values()
+               if b.kind == "own" and b.dtype and not b.value)  # fmt: skip
         return self.threads * self.scratch[0].nbytes + sum(own)
 
     # -- names to arrays
@@ -245,8 +246,11 @@ class NumpyRunner:
                 elif binding.kind == "slot":
                     arrays = [_slot(s, offsets[binding.slot], binding) for s in self.scratch]
                     self.environment[name] = arrays if binding.cut else arrays[0]
+                elif binding.kind == "own" and binding.value:
+                    shared = self.environment[self._whole_name(text, binding.value)]
+                    self.environment[name] = shared.reshape(binding.shape)
                 elif binding.kind == "own":
-                    self.environment[name] = np.empty(binding.shape, binding.dtype)
+                    self.environment[name] = aligned_empty(binding.shape, _dtype(binding))
                 elif binding.kind == "draw":
                     self.environment[name] = self._drawer(binding.value)
                 else:
@@ -349,11 +353,15 @@ def _padded(dtype: DType, shape: tuple[int, ...]) -> int:
     return -(-prod(shape) * dtype.itemsize // 64) * 64
 
 
-def _slot(scratch: np.ndarray, offset: int, binding: Binding) -> np.ndarray:
+def _dtype(binding: Binding) -> DType:
     assert binding.dtype is not None
-    nbytes = prod(binding.shape) * binding.dtype.itemsize
-    flat = scratch[offset : offset + nbytes].view(binding.dtype)
-    return flat.reshape(binding.shape).view(binding.viewed or binding.dtype)
+    return binding.dtype
+
+
+def _slot(scratch: np.ndarray, offset: int, binding: Binding) -> np.ndarray:
+    dtype = _dtype(binding)
+    flat = scratch[offset : offset + prod(binding.shape) * dtype.itemsize].view(dtype)
+    return flat.reshape(binding.shape).view(binding.viewed or dtype)
 
 
 def _strided(flat: np.ndarray, binding: Binding) -> np.ndarray:
@@ -388,9 +396,9 @@ def _constant(buffer: Buffer) -> np.ndarray:
         assert node.op.view is not None
         layout = node.op.view(**dict(node.attrs))
         assert layout is not None
-        if value.size:
-            value = value[tuple(slice(None) if s else 0 for s in layout.strides)]
-        value = value.reshape(buffer.shape)
+        if not value.size:
+            return np.zeros(buffer.shape, buffer.dtype)
+        value = value[tuple(slice(None) if s else 0 for s in layout.strides)].reshape(-1)
     return np.ascontiguousarray(value).reshape(_shape(buffer))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
-from graphc.ir.tensor_type import DType
+from graphc.ir.tensor_type import BOOL, INT64, DType
 from graphc.schedule.records import Access, Argument, Kernel, Level, Load, Statement, Store, Value
 from graphc.schedule.records import Literal as LiteralArgument
 
@@ -33,7 +33,8 @@ Axes = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What a name of the text stands for: a view of a buffer, a scratch slot, memory of the
-    kernel's own that all blocks share, a ready object, or a function that draws random numbers. `cut`: a block function takes its rows only."""
+    kernel's own that all blocks share (that of the name in `value`, if there is one), a ready object,
+    or a function that draws random numbers. `cut`: a block function takes its rows only."""
 
     kind: Literal["view", "slot", "own", "object", "draw"]
     dtype: DType | None = None
@@ -65,6 +66,7 @@ class _Call:
     args: list[_Variable | str]
     out: _Variable
     elementwise: bool = True  # may write over an argument that dies here
+    combine: str = ""  # of a reduction: how partial results are joined
 
 
 @dataclass
@@ -133,7 +135,7 @@ class _Printer:
         stores = {s.value: s for s in self.kernel.stores}
         self.calls: list[_Call] = []
         for i, statement in enumerate(self.kernel.statements):
-            name = self.names.fresh(self.node_names.get(statement.node, statement.node.op.name))
+            name = self.node_names.get(statement.node, statement.node.op.name)
             variable = _Variable(name, statement.node.dtype, statement.level, store=stores.get(i))
             self.variables.append(variable)
             self._statement(statement, variable)
@@ -243,7 +245,7 @@ class _Printer:
         else:
             reduce_name = self._object(f"{op.combine}_reduce", ufunc(op.combine).reduce)
             write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]  # noqa: E731
-        self._call(write, [x], out, elementwise=False)
+        self.calls.append(_Call(write, [x], out, False, op.combine))
 
     def _sums_by_product(self, statement: Statement) -> bool:
         """A product with ones takes half the time of a small sum along one of two axes."""
@@ -254,13 +256,35 @@ class _Printer:
         )
 
     def _gather(self, statement: Statement, out: _Variable) -> None:
+        """Flat indexing, then NaN (0 for integers) where the label is out of range."""
         x = self._argument(statement.args[0], Level.FULL, whole=True)
         labels = self._argument(statement.args[1], Level.OUTER)
-        self._object("evaluate_pick", _evaluate_pick)
-        node = self._object(self.names.fresh("node"), statement.node)
+        columns = self.kernel.space[-1]
+        rows = self._shape(Level.OUTER)
+        held = min(self.text.step, rows[0]) if self.text.blocked else rows[0]
+        count = held * prod(rows[1:])
+        starts = (np.arange(count, dtype=INT64) * columns).reshape(held, *rows[1:])
+        first = self._shared(("rows", held, rows, columns), "row_starts", starts)
+        if self.text.blocked:
+            first = f"{first}[: hi - lo]"
+        last = self._constant(columns - 1, INT64)
+        zero = self._constant(0, INT64)
+        missing = self._constant(np.nan if out.dtype.kind == "f" else 0, out.dtype)
+        index, outside, low = (self._temporary(out, d) for d in (INT64, BOOL, BOOL))
+        for name in ("add", "less", "greater", "logical_or"):
+            self._object(name, ufunc(name))
+        self._call(lambda a, o: [f"add({a[0]}, {first}, {o})"], [labels], index, elementwise=False)
+        self._call(lambda a, o: [f"less({a[0]}, {zero}, {o})"], [labels], low, elementwise=False)
         self._call(
-            lambda a, o: [f"evaluate_pick({node}, {a[0]}, {a[1]}, {o})"],
-            [x, labels], out, elementwise=False,
+            lambda a, o: [f"greater({a[0]}, {last}, {o})", f"logical_or({o}, {a[1]}, {o})"],
+            [labels, low], outside, elementwise=False,
+        )  # fmt: skip
+        self._call(
+            lambda a, o: [
+                f'{a[0]}.take({a[1]}, None, {o}, "clip")',
+                f"copyto({o}, {missing}, where={a[2]})",
+            ],
+            [x, index, outside], out, elementwise=False,
         )  # fmt: skip
 
     def _draw(self, statement: Statement, out: _Variable) -> None:
@@ -280,10 +304,10 @@ class _Printer:
         ):
             shape = (*c.batch, rows, columns)
             wanted = node.name if not node.inputs else self.node_names.get(node, node.op.name)
-            names.append(self._view(wanted, access, shape, node.dtype))
+            names.append(self._view(wanted, access, shape, node.dtype, cut=False))
         a, b = names
         if _is_transposed(c.b) and not c.batch and c.m * c.n * c.k <= SMALL_PRODUCT:
-            straight = self._whole(self.names.fresh(f"{b}_copied"), out.dtype, (c.k, c.n))
+            straight = self._whole(f"{b}_copied", out.dtype, (c.k, c.n))
             self.text.before.append(f"copyto({straight}, {b})  # a small product is faster untransposed")
             b = straight
         place = self._place_of_product(out)
@@ -291,7 +315,7 @@ class _Printer:
         bound = self.text.bindings[place]
         self.text.bindings[shaped] = Binding(
             bound.kind, bound.dtype, (*c.batch, c.m, c.n), _flat_access(bound.access, c),
-            slot=bound.slot,
+            slot=bound.slot, value=place if bound.kind == "own" else None,
         )  # fmt: skip
         self.text.before.append(f"matmul({a}, {b}, {shaped})")
 
@@ -359,18 +383,12 @@ class _Printer:
         if not self.reduces_rows or out.level is Level.FULL:
             self.text.lines += call.write(names, place)
             return
-        if not call.elementwise:  # a reduction over the blocked axis: one partial result each
-            shape = self._shape(Level.OUTER)
+        if call.combine:  # a reduction over the blocked axis: one partial result per block
             partial = self.names.fresh(f"{place}_partial")
-            self.text.bindings[partial] = Binding(
-                "own", out.dtype, (self.text.blocks, *shape)
-            )
+            shape = (self.text.blocks, *self._shape(Level.OUTER))
+            self.text.bindings[partial] = Binding("own", out.dtype, shape)
             self.text.lines += call.write(names, f"{partial}[lo // {self.text.step}]")
-            combine = next(
-                s.node.op.combine for s, v in zip(self.kernel.statements, self.variables, strict=True)
-                if v is out
-            )  # fmt: skip
-            reduce_name = self._object(f"{combine}_reduce", ufunc(combine).reduce)
+            reduce_name = self._object(f"{call.combine}_reduce", ufunc(call.combine).reduce)
             self.text.after.append(f"{reduce_name}({partial}, 0, None, {place})")
             return
         self.text.after += call.write(names, place)
@@ -412,10 +430,13 @@ class _Printer:
         wanted = self.node_names.get(base, node.op.name) if isinstance(base, Node) else base.name
         return self._view(wanted, store.access, self._shape(level), node.dtype)
 
-    def _view(self, wanted: str, access: Access, shape: tuple[int, ...], dtype: DType) -> str:
-        key = (access, shape)
+    def _view(
+        self, wanted: str, access: Access, shape: tuple[int, ...], dtype: DType, cut: bool = True
+    ) -> str:
+        """A name for a view of a buffer; `cut`: a block takes its rows, if it has more than one."""
+        cut = cut and self.text.blocked and shape[0] > 1
+        key = (access, shape, cut)
         if key not in self.bound:
-            cut = self.text.blocked and len(shape) == len(self.kernel.space) and shape[0] > 1
             name = self.names.fresh(wanted)
             self.bound[key] = name
             self.text.bindings[name] = Binding("view", dtype, shape, access, cut=cut)
@@ -425,9 +446,10 @@ class _Printer:
         shape = self._shape(variable.level)
         if self.text.blocked and not (self.reduces_rows and variable.level is Level.OUTER):
             shape = (min(self.text.step, shape[0]), *shape[1:])
-        return self._slot(self.names.fresh(variable.name), variable.dtype, shape, cut=True)
+        return self._slot(variable.name, variable.dtype, shape, cut=True)
 
-    def _slot(self, name: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
+    def _slot(self, wanted: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
+        name = self.names.fresh(wanted)
         self.text.slots.append((dtype, shape))
         whole_outer = self.reduces_rows and shape == self._shape(Level.OUTER)
         self.text.bindings[name] = Binding(
@@ -436,10 +458,11 @@ class _Printer:
         )  # fmt: skip
         return name
 
-    def _whole(self, name: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
+    def _whole(self, wanted: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
         """Scratch for the whole space: a slot, or memory of its own if blocks are to share it."""
         if not self.text.blocked:
-            return self._slot(name, dtype, shape)
+            return self._slot(wanted, dtype, shape)
+        name = self.names.fresh(wanted)
         self.text.bindings[name] = Binding("own", dtype, shape, cut=cut)
         return name
 
@@ -537,8 +560,3 @@ def _evaluate(node: Node, inner: Axes, x: np.ndarray, out: np.ndarray) -> None:
     """A reduction without a ufunc (argmax): by the op's own value, which allocates."""
     assert node.op.eval is not None
     out[...] = node.op.eval(np, x, axes=inner).reshape(out.shape)
-
-
-def _evaluate_pick(node: Node, x: np.ndarray, labels: np.ndarray, out: np.ndarray) -> None:
-    assert node.op.eval is not None
-    out[...] = node.op.eval(np, x, labels[..., 0], **dict(node.attrs))[..., None]

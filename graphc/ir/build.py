@@ -1,9 +1,9 @@
 """From what users write to nodes: conversion of operands, promotion of dtypes, broadcasting.
 
 Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError); an integer or
-bool node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy scalars
-and arrays are weak: they take the nodes' dtype, and only their category counts (a float makes an
-integer node float32).
+bool node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy
+scalars and arrays are weak: they take the nodes' dtype, and only their category counts (a float
+makes an integer node float32).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ that two layouts of one shape that address the same elements are equal.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ def strided(shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> La
 
 
 def reshape_layout(layout: Layout, shape: tuple[int, ...]) -> Layout | None:
-    """The same elements, in order, under another shape, or None where that needs a copy."""
+    """The same elements, in order, under another shape, or None where that needs a copy (or where
+    the numbers of elements differ)."""
+    if prod(layout.shape) != prod(shape):
+        return None
     if 0 in shape:
         return contiguous(shape)
     old = [(n, s) for n, s in zip(layout.shape, layout.strides, strict=True) if n != 1]

@@ -56,14 +56,14 @@ class TensorType:
 def as_dtype(dtype: Any) -> DType:
     """The supported dtype that `dtype` (a str, type or NumPy dtype) names; else DTypeError."""
     try:
-        found = np.dtype(dtype)
+        found = np.dtype(dtype).newbyteorder("=")
     except TypeError:
         found = None
     if found is None or found not in DTYPES:
         names = ", ".join(d.name for d in DTYPES)
         shown = dtype if found is None else found.name
         raise DTypeError(f"dtype {shown!s} is not supported; use one of {names}")
-    return found.newbyteorder("=")
+    return found
 
 
 def as_shape(shape: int | str | Dim | Sequence[int | str | Dim]) -> tuple[int | Dim, ...]:

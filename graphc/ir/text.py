@@ -77,8 +77,10 @@ def word(name: str) -> str:
 
 
 def sites(node: Node) -> list[str]:
-    """The user lines that made the node, as `file:line`, without folders."""
-    return [str(site) for site in node.sites]
+    """The user lines that made the node, as `file:line`, without folders. None for a constant:
+    it is shared by everyone who writes the same number."""
+    shared = node.op.kind is Kind.SOURCE and not is_external(node)
+    return [] if shared else [str(site) for site in node.sites]
 
 
 def attributes(node: Node) -> list[str]:

@@ -277,7 +277,8 @@ def binary_cross_entropy(probabilities: Operand, targets: Operand, reduction: st
 
     p and 1 - p are taken as no smaller than the dtype's smallest normal number (1.2e-38 in
     float32), so that a probability of exactly 0 or 1 gives at most 87.3 (708.4 in float64) instead
-    of inf or NaN, and a gradient without NaN. Prefer `sigmoid_cross_entropy` where there are logits.
+    of inf or NaN, and a gradient without NaN. Where there are logits, prefer
+    `sigmoid_cross_entropy`.
     """
     p, t = _pair("binary_cross_entropy", probabilities, targets)
     least = float(np.finfo(p.dtype).tiny)

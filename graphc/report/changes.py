@@ -42,5 +42,6 @@ def changes(before: Graph, after: Graph) -> Changes:
 
 
 def _key(node: Node, exact: bool) -> tuple[Any, ...]:
-    return (node.op, node.attrs if exact else None, node.type if exact else None,
-            node.sites, node.backward)  # fmt: skip
+    """What paired nodes share; while sizes are symbolic, op and type may change with them."""
+    made = (node.sites, node.backward)
+    return (node.op, node.attrs, node.type, *made) if exact else (node.op.kind, *made)

@@ -13,7 +13,7 @@ from graphc.schedule.records import Kernel, Program, Schedule, buffer_nbytes
 
 COLUMNS = 100
 MOST_KERNELS = 16
-MOST_RULES = 8
+MOST_RULES = 6
 MOST_REASONS = 5
 
 
@@ -31,7 +31,7 @@ def explain(
     lines += ["", "stage        nodes or kernels        time", *map(_stage_line, stages)]
     lines += _rule_lines(stages)
     if program is not None:
-        lines += ["", *_kernel_lines(program.kernels), "", *_memory_lines(program)]
+        lines += ["", *_kernel_lines(program.kernels), "", *_memory_lines(program, stages)]
         lines += _edge_lines(program)
     return "\n".join(line[:COLUMNS].rstrip() for line in lines) + "\n"
 
@@ -51,7 +51,7 @@ def summary(
     else:
         counts = dict.fromkeys(" ".join(map(str, _count(s))) for s in stages)
         total = seconds_text(sum(s.seconds for s in stages))
-        lines += [f"compiled {' -> '.join(counts)}, in {total}", *_memory_lines(program)]
+        lines += [f"compiled {' -> '.join(counts)}, in {total}", *_memory_lines(program, stages)]
         lines.append("more     .explain(), .stages[name].text(), .to_dot(stage=name)")
     return "\n".join(line[:COLUMNS].rstrip() for line in lines) + "\n"
 
@@ -59,7 +59,7 @@ def summary(
 def _head(
     name: str, backend: str, backend_reason: str, stages: Sequence[Stage], program: Program | None
 ) -> list[str]:
-    lines = [f"{name} on {backend}" + (f" ({backend_reason})" if backend_reason else "")]
+    lines = _folded(f"{name} on {backend}" + (f" ({backend_reason})" if backend_reason else ""))
     graph = program.schedule.graph if program is not None else _first_graph(stages)
     if graph is None:
         return lines
@@ -136,14 +136,16 @@ def _cut(text: str, width: int) -> str:
 # -- memory and edges
 
 
-def _memory_lines(program: Program) -> list[str]:
+def _memory_lines(program: Program, stages: Iterable[Stage]) -> list[str]:
     plan = program.plan
+    scratch = sum(s.notes.get("scratch_nbytes", 0) for s in stages)
     params = sum(buffer_nbytes(p) for p in plan.schedule.graph.params)
     share = plan.naive_nbytes / plan.peak_nbytes if plan.peak_nbytes else 1.0
     return [
         f"arena    {nbytes_text(plan.peak_nbytes)} in {len(plan.allocations)} buffers; "
-        f"most alive at once {nbytes_text(plan.live_nbytes)}",
-        f"naive    {nbytes_text(plan.naive_nbytes)} with one buffer per node: {share:.1f} times the arena",
+        f"most alive at once {nbytes_text(plan.live_nbytes)}; scratch {nbytes_text(scratch)}",
+        f"naive    {nbytes_text(plan.naive_nbytes)} with one buffer per node: "
+        f"{share:.1f} times the arena",
         f"params   {nbytes_text(params)} in {len(plan.schedule.graph.params)} arrays",
     ]
 

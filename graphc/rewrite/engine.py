@@ -1,74 +1,26 @@
 """The driver: rewrites a graph from its sources to its outputs until no rule fires anywhere.
 
-Each node is rebuilt over its simplified inputs, then replaced as long as a rule fires on it; nodes that
-a replacement makes go the same way. Every node is settled once, so that the work is linear in the
-nodes ever made. Candidate rules are found by one look-up per node: the ops of the node and its inputs.
+Each node is rebuilt over its simplified inputs, then replaced as long as a rule fires on it; nodes
+that a replacement makes go the same way. Every node is settled once, so that the work is linear in
+the nodes ever made. Candidate rules are found by one look-up per node, by its op and its inputs'.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from graphc.errors import CompileError, GraphcError
-from graphc.ir.build import as_node
 from graphc.ir.graph import Graph, rebuild
 from graphc.ir.node import Derived, Node, describe
 from graphc.ir.op import Op
 from graphc.rewrite.pattern import Found, Matcher, Pattern
+from graphc.rewrite.rule import Match, Rule
 
-Keeps = Literal["bits", "value", "nothing"]
 REWRITES_PER_NODE = 32  # beyond this the rules undo one another
 NAMED_IN_LOOP = 24  # the last rewrites, whose rules are named when they do
-
-
-class Match:
-    """What a pattern found: `node` is the whole, wildcards are attributes (`m.x`)."""
-
-    __slots__ = ("_found", "node")
-
-    def __init__(self, node: Node, found: Found) -> None:
-        self.node = node
-        self._found = found
-
-    def __getattr__(self, name: str) -> Any:
-        return self._found[name]
-
-    @property
-    def found(self) -> Found:
-        return self._found
-
-
-Build = Callable[[Match], Node | None]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Rule:
-    """`pattern` becomes `replacement`: a pattern, a number, or a function of the match that gives the
-    new node, or None where the rule does not apply after all.
-
-    `keeps`: "bits" (the same bits for every number, NaN, inf and -0 included; which NaN is not
-    promised), "value" (equal up to rounding, or nearer to the exact value), "nothing" (off unless
-    asked for by name). `doc`: one line for the table of rules.
-    """
-
-    name: str
-    pattern: Pattern
-    replacement: Pattern | float | Build
-    when: Callable[[Match], bool] | None
-    keeps: Keeps
-    doc: str
-
-    def build(self, match: Match) -> Node | None:
-        """The node that replaces the match."""
-        if isinstance(self.replacement, Pattern):
-            return self.replacement.instantiate(match.found)
-        if callable(self.replacement):
-            return self.replacement(match)
-        return as_node(self.replacement, match.node.dtype).broadcast_to(match.node.shape)
 
 
 class Candidate(NamedTuple):
@@ -105,8 +57,8 @@ def _table(rules: tuple[Rule, ...]) -> RuleTable:
 def simplify(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, dict[str, int]]:
     """The graph with no rule left to fire, and how often each rule fired.
 
-    The same graph object if none did. All sizes must be ints. Raises CompileError where a rule changes
-    a type, where rules undo one another, or where a replacement cannot be built.
+    The same graph object if none did. All sizes must be ints. Raises CompileError where a rule
+    changes a type, where rules undo one another, or where a replacement cannot be built.
     """
     run = _Run(_table(tuple(rules)), REWRITES_PER_NODE * (len(graph.nodes) + 32))
     for node in graph.nodes:
@@ -196,6 +148,6 @@ def _apply(rule: Rule, match: Match) -> Node:
         return node
     if replaced.type != node.type:
         raise CompileError(
-            f"rule {rule.name!r} turned {describe(node)} into {describe(replaced)}: the type changed"
+            f"rule {rule.name!r} changed the type: {describe(node)} became {describe(replaced)}"
         )
     return replaced

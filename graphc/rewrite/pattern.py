@@ -101,7 +101,7 @@ class Wild(Pattern):
 
     name: str
 
-    def accepts(self, op: Op[Any]) -> bool:
+    def accepts(self, op: Op[Any]) -> bool:  # noqa: ARG002 -- any op will do
         return True
 
     def matcher(self, seen: set[str]) -> Matcher:
@@ -156,17 +156,16 @@ class Literal(Pattern):
     def accepts(self, op: Op[Any]) -> bool:
         return op is const or op is broadcast_to
 
-    def matcher(self, seen: set[str]) -> Matcher:
-        return self._match
+    def matcher(self, seen: set[str]) -> Matcher:  # noqa: ARG002 -- it notes nothing
+        return lambda node, _: self._is_spelled_by(scalar_node(node))
 
-    def _match(self, node: Node, found: Found) -> bool:
-        scalar = scalar_node(node)
+    def _is_spelled_by(self, scalar: Node | None) -> bool:
         if scalar is None:
             return False
         value = constant_of(scalar)
         return self.spellings.get(value.dtype) == value.data
 
-    def instantiate(self, found: Found) -> Any:
+    def instantiate(self, found: Found) -> Any:  # noqa: ARG002 -- the same for every match
         return self.value
 
     def __str__(self) -> str:
@@ -302,9 +301,9 @@ class Every(Pattern):
     def could_match(self, op: Op[Any], inputs: Iterable[Op[Any]]) -> bool:
         return self.ops(op) and all(self.each.accepts(i) for i in inputs)
 
-    def matcher(self, seen: set[str]) -> Matcher:
+    def matcher(self, seen: set[str]) -> Matcher:  # noqa: ARG002 -- it notes nothing
         each = self.each.matcher(set())
-        return lambda node, found: all(each(i, {}) for i in node.inputs)
+        return lambda node, _: all(each(i, {}) for i in node.inputs)
 
     def __str__(self) -> str:
         return self.text
@@ -390,7 +389,7 @@ def _note(found: Found, name: str, value: Any) -> bool:
 
 def _attr_test(value: Any, seen: set[str]) -> Callable[[Any, Found], bool]:
     if not isinstance(value, Wild):
-        return lambda given, found: bool(given == value)
+        return lambda given, _: bool(given == value)
     name = value.name
     if name in seen:
         return lambda given, found: bool(found[name] == given)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from graphc.ir.node import Node
+from graphc.ir.tensor_type import static_shape
+
 Shape = tuple[int, ...]
 Group = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def shape_of(node: Node) -> Shape:
+    """The shape of a node of a bound graph."""
+    return static_shape(node.type)
 
 
 def padded(shape: Shape, ndim: int) -> Shape:
@@ -80,7 +88,7 @@ def regrouped(source: Shape, old: Shape, new: Shape) -> Shape | None:
 
 
 def reduced_groups(old: Shape, new: Shape, axes: Sequence[int]) -> Shape | None:
-    """The axes of `old` that make up the reduced `axes` of `new`; None where they do not line up."""
+    """The axes of `old` that make up the reduced `axes` of `new`; None if they do not line up."""
     gone: list[int] = []
     for before, after in axis_groups(old, new):
         hit = [j for j in after if j in axes and new[j] != 1]

@@ -7,6 +7,7 @@ contraction could not read it, or where it is wanted as a result.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -129,7 +130,9 @@ class Flow:
             for base, layout in self.sources(node):
                 home = self.homes.get(base)
                 whole = layout.is_contiguous and base.type.size == node.type.size
-                if home is not None and home.level is Level.OUTER and whole:
+                if home is None or home.level is not Level.OUTER or not whole:
+                    continue
+                if not bends(self.sources(node), home.space, home.inner, home.level):
                     return home
         return Home(shape, (), Level.FULL)
 
@@ -161,6 +164,16 @@ def strides_over(
         return None
     by_loop = dict(zip(outer, over.strides, strict=True))
     return tuple(by_loop.get(i, 0) for i in range(len(space)))
+
+
+def bends(
+    sources: Iterable[tuple[Node, Layout]],
+    space: tuple[int, ...],
+    inner: tuple[int, ...],
+    level: Level,
+) -> bool:
+    """Whether any of the operands cannot be addressed by the loops."""
+    return any(strides_over(layout, space, inner, level) is None for _, layout in sources)
 
 
 def is_identity(

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import prod
 
 from graphc.ir.graph import Graph
 from graphc.ir.layout import Layout
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
 from graphc.ir.tensor_type import static_shape
-from graphc.schedule.flow import Flow, Home, Use, is_identity, strides_over
+from graphc.schedule.flow import Flow, Home, Use, bends, is_identity, strides_over
 from graphc.schedule.records import Edge, Level, Target, reduction_form
 
 
@@ -88,7 +89,11 @@ class Fusion:
                     chosen = group
                 else:
                     why[group] = "would close a cycle of kernels"
-            elif verdicts[group][0] is verdicts[chosen][0] and self._merge(chosen, group):
+            elif (
+                verdicts[group][0] is verdicts[chosen][0]
+                and self._joins(group, [g for g in verdicts if g is not chosen and g not in merged])
+                and self._merge(chosen, group)
+            ):
                 merged.add(group)
             else:
                 why[group] = "fused with another user; merging the two would close a cycle"
@@ -184,9 +189,9 @@ class Fusion:
             if same and not self._bends(node, group, Level.OUTER):
                 return Level.OUTER, ""
         size = use.layout.shape
-        if node.type.size < _size(size):
-            return None, f"would be recomputed {_size(size) // max(node.type.size, 1)} times"
-        if _size(size) != _size(group.space):
+        if node.type.size < prod(size):
+            return None, f"would be recomputed {prod(size) // max(node.type.size, 1)} times"
+        if prod(size) != prod(group.space):
             return None, f"another iteration space: {size} into {group.space}"
         return None, "read through a view that moves its elements"
 
@@ -194,10 +199,7 @@ class Fusion:
         """Whether an operand of the node cannot be addressed by the loops of the group."""
         if node.op.kind is Kind.CONTRACTION:
             return False
-        return any(
-            strides_over(layout, group.space, group.inner, level) is None
-            for _, layout in self.flow.sources(node)
-        )
+        return bends(self.flow.sources(node), group.space, group.inner, level)
 
     # -- groups and what they reach
 
@@ -302,22 +304,8 @@ def _same_point(
     """Whether a read at level `reads` sees, at each point, the value made at that point."""
     if made is Level.FULL and reads is Level.OUTER:
         return False
-    strides = strides_over(layout, space, inner, reads) if _size_fits(layout, space, inner, reads) else None
+    strides = strides_over(layout, space, inner, reads)
     return strides is not None and is_identity(layout, strides, space, inner, made)
-
-
-def _size_fits(
-    layout: Layout, space: tuple[int, ...], inner: tuple[int, ...], level: Level
-) -> bool:
-    loops = (n for i, n in enumerate(space) if level is Level.FULL or i not in inner)
-    return _size(layout.shape) == _size(tuple(loops))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total
 
 
 def _tile_values(flow: Flow) -> set[Node]:

@@ -1,4 +1,4 @@
-"""The small training step that the goldens show: 4-3-2, relu, cross-entropy, momentum.
+"""The small training step that the goldens show: 5-6-3, relu, cross-entropy, momentum.
 
 It has a file of its own because the goldens name its lines.
 """
@@ -13,13 +13,13 @@ import graphc as gx
 
 
 def step() -> tuple[dict[str, gx.Node], dict[Any, gx.Node]]:
-    """Outputs and updates of one step, batch of 5."""
-    x = gx.input("x", (5, 4))
-    labels = gx.input("labels", (5,), "int32")
-    w0 = gx.param("w0", np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3))
-    b0 = gx.param("b0", np.zeros(3, np.float32))
-    w1 = gx.param("w1", np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2))
-    b1 = gx.param("b1", np.zeros(2, np.float32))
+    """Outputs and updates of one step, a batch of 7."""
+    x = gx.input("x", (7, 5))
+    labels = gx.input("labels", (7,), "int32")
+    w0 = gx.param("w0", np.linspace(-1, 1, 30, dtype=np.float32).reshape(5, 6))
+    b0 = gx.param("b0", np.zeros(6, np.float32))
+    w1 = gx.param("w1", np.linspace(-1, 1, 18, dtype=np.float32).reshape(6, 3))
+    b1 = gx.param("b1", np.zeros(3, np.float32))
     hidden = gx.relu(x @ w0 + b0)
     loss = gx.softmax_cross_entropy(hidden @ w1 + b1, labels)
     updates: dict[Any, gx.Node] = {}
