@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
+from .peers import PEERS
+
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 Results = dict[str, Any]
 Rows = list[list[str]]
@@ -23,9 +25,12 @@ def tables(results: Results) -> list[Table]:
     found: list[Table] = []
     if results["steps"]:
         header, rows = step_rows(results)
-        found.append(_table("training steps and formulas", header, rows))
+        caption = "\n".join(missing(results))
+        steps = Table(*header, title="training steps and formulas", caption=caption)
+        found.append(_filled(steps, rows))
     if results["compile"]:
-        found.append(_table("before the first step", ["what", "time"], compile_rows(results)))
+        before = Table("what", "time", title="before the first step")
+        found.append(_filled(before, compile_rows(results)))
     return found
 
 
@@ -38,6 +43,8 @@ def markdown(results: Results) -> str:
     )
     header, rows = step_rows(results)
     parts = [f"Measured on {machine}.", _markdown(header, rows)]
+    if missing(results):
+        parts.append("; ".join(missing(results)) + ".")
     if results["compile"]:
         parts.append(_markdown(["before the first step", "time"], compile_rows(results)))
     return "\n\n".join(parts)
@@ -56,13 +63,23 @@ def fill_in(page: Path, results: Results) -> None:
 def step_rows(results: Results) -> tuple[list[str], Rows]:
     """A header and one row for each workload, one column for each backend or peer."""
     columns = list(dict.fromkeys(c for row in results["steps"] for c in row["columns"]))
-    header = ["case", "what", "NumPy by hand", *columns]
+    columns.sort(key=lambda c: any("unavailable" in row["columns"][c] for row in results["steps"]))
     rows: Rows = []
     for row in results["steps"]:
         by_hand = row.get("by hand")
-        cells = [row["case"], row["about"], _spread(by_hand) if by_hand else "-"]
-        rows.append(cells + [_cell(row["columns"].get(c)) for c in columns])
-    return header, rows
+        cells = [f"{row['case']}\n{row['about']}", _spread(by_hand) if by_hand else "-"]
+        rows.append(cells + [_cell(row["columns"][c]) for c in columns])
+    return ["case", "NumPy by hand", *(c if c in PEERS else f"backend {c}" for c in columns)], rows
+
+
+def missing(results: Results) -> list[str]:
+    """For each backend or peer that could not run, why."""
+    columns = {c: found for row in results["steps"] for c, found in row["columns"].items()}
+    return [
+        f"{c} is not available: {found['unavailable']}"
+        for c, found in columns.items()
+        if "unavailable" in found
+    ]
 
 
 def compile_rows(results: Results) -> Rows:
@@ -94,19 +111,16 @@ def duration(seconds: float) -> str:
 
 def _spread(timing: Results) -> str:
     half = (timing["high"] - timing["low"]) / 2
-    return f"{duration(timing['median'])} ±{100 * half / timing['median']:.0f} %"
+    return f"{duration(timing['median'])} ±{100 * half / timing['median']:.0f}%"
 
 
-def _cell(found: Results | None) -> str:
-    if found is None:
-        return "-"
+def _cell(found: Results) -> str:
     if "unavailable" in found:
-        return f"not available: {found['unavailable']}"
-    return f"{_spread(found)}, ratio {found['ratio']:.2f}"
+        return "not available"
+    return f"{_spread(found)}\nratio {found['ratio']:.2f}"
 
 
-def _table(title: str, header: Sequence[str], rows: Rows) -> Table:
-    table = Table(*header, title=title)
+def _filled(table: Table, rows: Rows) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
@@ -114,7 +128,7 @@ def _table(title: str, header: Sequence[str], rows: Rows) -> Table:
 
 def _markdown(header: Sequence[str], rows: Rows) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line).replace("\n", "; ") + " |" for line in lines)
 
 
 if __name__ == "__main__":

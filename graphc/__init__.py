@@ -93,3 +93,4 @@ from graphc.ops.views import (
     swapaxes,
     transpose,
 )
+from graphc.report.dot import to_dot

@@ -7,33 +7,32 @@ that differs by more than rounding stops it too, with the parameters put back: a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from graphc.backends.base import Runner
 from graphc.errors import CompileError, NonFiniteError
 from graphc.evaluate import evaluate_all
 from graphc.ir.graph import Graph
 from graphc.ir.node import Node, Param, describe
 from graphc.ir.philox import Draws
+from graphc.report.stage import Stage
 from graphc.tolerances import disagreement
-
-if TYPE_CHECKING:
-    from graphc.executable import Specialisation
 
 
 class Check:
     """Runs a program beside the node-by-node evaluation of its graphs."""
 
-    def __init__(self, declared: Graph, training: bool) -> None:
-        self.declared, self.training = declared, training
+    def __init__(self, declared: Graph) -> None:
+        self.declared = declared
 
     def run(
-        self, program: Specialisation, inputs: Sequence[np.ndarray], draws: Draws
+        self, stages: Sequence[Stage], runner: Runner, inputs: Sequence[np.ndarray], draws: Draws
     ) -> list[Any]:
         """Results of the call; NonFiniteError or CompileError as the module says."""
         named = {n.name: a for n, a in zip(self.declared.inputs, inputs, strict=True)}
-        graphs = [s for s in program.stages if isinstance(s.record, Graph) and not s.record.symbols]
+        graphs = [s for s in stages if isinstance(s.record, Graph) and not s.record.symbols]
         old = {p: p.value for p in self.declared.params}
         expected: list[np.ndarray] | None = None
         for stage in graphs:
@@ -44,7 +43,7 @@ class Check:
                 expected = [values[root] for root in graph.roots]
                 _stop_at_non_finite(graph, values)
             _compare(stage.name, graph, [values[root] for root in graph.roots], expected)
-        results = program.runner(inputs, draws)
+        results = runner(inputs, draws)
         assert expected is not None
         made = [*results, *(p.value for p, _ in self.declared.updates)]
         try:

@@ -130,7 +130,7 @@ class Executable:
             if self._check is None:
                 results = chosen.runner(arrays, self._draws)
             else:
-                results = self._check.run(chosen, arrays, self._draws)
+                results = self._check.run(chosen.stages, chosen.runner, arrays, self._draws)
             if self._numbers:
                 self._step += 1
                 self._draws = Draws(self._seed, self._step, self._numbers)
@@ -177,9 +177,7 @@ class Executable:
             _match_sums(name, arrays, self._specs, shape, sizes)
         return arrays, tuple(sorted(sizes.items()))
 
-    def _convert(
-        self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType
-    ) -> np.ndarray:
+    def _convert(self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType) -> np.ndarray:
         wanted = f"{dtype.name}[{', '.join(map(str, shape))}]"
         if name not in given:
             raise InputError(f"input {name!r} is missing; need {wanted}")
@@ -192,8 +190,10 @@ class Executable:
             raise InputError(f"input {name!r} is not an array of numbers: {error}") from None
         weak = not hasattr(value, "dtype") and array.dtype.kind in "bif" and dtype.kind != "b"
         loses = array.dtype.kind == "f" and dtype.kind == "i"
-        if array.dtype.kind not in "biuf" or loses or not (
-            weak or np.can_cast(array.dtype, dtype, "same_kind")
+        if (
+            array.dtype.kind not in "biuf"
+            or loses
+            or not (weak or np.can_cast(array.dtype, dtype, "same_kind"))
         ):
             raise InputError(
                 f"input {name!r} has dtype {array.dtype}; need {wanted}: cast it yourself with "

@@ -19,6 +19,7 @@ from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType
 from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
 
+
 def assert_close(actual: Any, expected: Any, what: str = "value", *, exact: bool = False) -> None:
     """Raise AssertionError unless shapes and dtypes are equal and the values agree.
 

@@ -140,6 +140,18 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
     assert len(first) < 20 * 8
 
 
+def test_rules_of_other_operands_are_not_even_asked() -> None:
+    def never(*_: Any) -> Node:
+        raise AssertionError("the gradient of an operand nobody asked for")
+
+    multiply = OPS["multiply"]
+    planted = replace(multiply, vjp={0: lambda g, out, x, y: g * y, 1: never})  # noqa: ARG005
+    x, y = gx.param("x", np.ones(3)), gx.param("y", np.ones(3))
+    assert gx.grad(make(planted, (x, y)).sum(), x).shape == (3,)
+    with pytest.raises(AssertionError, match="nobody asked for"):
+        gx.grad(make(planted, (x, y)).sum(), y)
+
+
 def test_nodes_say_whether_they_are_backward() -> None:
     (w, _), loss = network()
     g = gx.grad(loss, w)

@@ -55,7 +55,7 @@ def test_run_writes_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.fill_in(page, result)
-    assert "| tiny |" in page.read_text()
+    assert "| tiny; training step" in page.read_text()
     assert "old" not in page.read_text()
     assert page.read_text().endswith("\nafter\n")
 

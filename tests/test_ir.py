@@ -210,8 +210,8 @@ def test_numpy_functions_build_nodes() -> None:
         (np.maximum(x, 0), gx.maximum(x, 0)), (np.absolute(x), abs(x)), (a @ x, gx.matmul(a, x)),
         (np.float32(2) * x, 2 * x), (np.where(x > 0, x, 0), gx.where(x > 0, x, 0)),
         (np.concatenate([x, x]), gx.concatenate([x, x])), (np.mean(x), gx.mean(x)),
-        (np.transpose(x), x.T), (np.clip(x, 0, 1), gx.clip(x, 0, 1)), (np.stack([x, x]),
-        gx.stack([x, x])), (np.einsum("ij->ji", x), x.T), (np.ones(3, "f4") > x, gx.greater(np.ones(3), x)),
+        (np.transpose(x), x.T), (np.clip(x, 0, 1), gx.clip(x, 0, 1)), (np.einsum("ij->ji", x), x.T),
+        (np.stack([x, x]), gx.stack([x, x])), (np.ones(3, "f4") > x, gx.greater(np.ones(3), x)),
         (np.matmul(a, x), a @ x), (np.logical_not(x > 0), ~(x > 0)), (np.true_divide(x, 2), x / 2),
     ):  # fmt: skip
         assert node is expected

@@ -138,6 +138,9 @@ def test_kinks_and_ties() -> None:
     assert slope(x.min()) == [1, 0, 0]
     assert slope(x**0) == [0, 0, 0]
     assert slope(x**2) == [0, 2, 2]
+    y = gx.param("y", np.array([2.0, 3.0], "f4"))
+    by_exponent = gx.grad((np.array([0.0, 1.0], "f4") ** y).sum(), y)
+    assert value(by_exponent).tolist() == [0, 0]
     assert slope(gx.elu(x)) == [1, 1, 1]
     assert slope(gx.leaky_relu(x, 0.1)) == [pytest.approx(0.1), 1, 1]
 

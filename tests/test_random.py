@@ -27,10 +27,9 @@ def words(text: str) -> list[int]:
 
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
 def test_philox_known_answers(counter: str, key: str, result: str) -> None:
-    given = tuple(np.full(3, c, np.uint64) for c in words(counter))
+    given = np.array([words(counter)] * 3, np.uint64).T
     k0, k1 = words(key)
-    for got, expected in zip(philox(given, (k0, k1)), words(result), strict=True):
-        assert got.tolist() == [expected] * 3
+    assert philox(given, (k0, k1)).T.tolist() == [words(result)] * 3
 
 
 def test_words_depend_on_place_seed_step_and_number_only() -> None:
@@ -44,8 +43,10 @@ def test_words_depend_on_place_seed_step_and_number_only() -> None:
     others = [Draws(*stream, {100: 0}).words(100, 0, 10) for stream in streams]
     others.append(draws.words(200, 0, 10))
     assert all(not np.array_equal(whole, other) for other in others)
-    counter = tuple(np.full(1, c, np.uint64) for c in (3, 1, 7, 0))
-    assert [int(w[0]) for w in philox(counter, (5, 0))] == draws.words(200, 3, 1)[0].tolist()
+    counter = np.array([[3], [1], [7], [0]], np.uint64)
+    assert philox(counter, (5, 0))[:, 0].tolist() == draws.words(200, 3, 1)[0].tolist()
+    large = draws.words(200, 0, 20_000)  # more than one block
+    assert np.array_equal(large[19_990:], draws.words(200, 19_990, 10))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -66,6 +67,15 @@ def test_distributions(dtype: str) -> None:
     assert abs(scaled.std() - 0.5) < 0.01
     lag = np.corrcoef(z[:-1], z[1:])[0, 1]
     assert abs(lag) < 5 / np.sqrt(n)
+
+
+def test_a_normal_draw_is_finite_for_every_word() -> None:
+    words = np.array([[0, 0, 2**32 - 1, 2**32 - 1]], np.uint32)
+    for dtype in ("float32", "float64"):
+        record = OPS["normal"]
+        assert record.eval is not None
+        drawn = record.eval(np, words, shape=(4,), dtype=np.dtype(dtype), identity=0)
+        assert np.isfinite(drawn).all()
 
 
 def test_bernoulli_compares_integers() -> None:

@@ -20,7 +20,7 @@ import graphc as gx
 from graphc.errors import CompileError
 from graphc.ir.graph import Graph
 from graphc.ir.text import Role, graph_text, roles, verify_graph
-from graphc.report.canvas import GREEN, GREY, STYLES, visible
+from graphc.report.canvas import GREEN, GREY, STYLES, Canvas, visible
 from graphc.report.changes import changes
 from graphc.report.dot import to_dot
 from graphc.report.explain import explain, summary
@@ -241,6 +241,10 @@ def test_any_name_is_shown_as_it_is() -> None:
     }
     for name in NASTY:
         assert visible(name) in shown or not visible(name).strip(), name
+
+
+def test_a_label_alone_is_literal() -> None:
+    assert 'label="<b>bold</b>"' in Canvas("<b>bold</b>").source
 
 
 def test_names_are_quoted_in_text() -> None:

@@ -23,9 +23,20 @@ class Options:
 class Runner(Protocol):
     """A prepared program."""
 
-    source: str  # what runs, as text
-    kernel_sources: Sequence[str]  # one per kernel
-    scratch_nbytes: int  # beside the arena
+    @property
+    def source(self) -> str:
+        """What runs, as text."""
+        ...
+
+    @property
+    def kernel_sources(self) -> Sequence[str]:
+        """The text of each kernel."""
+        ...
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes that the program uses beside the arena."""
+        ...
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
         """Run once: arrays for the declared inputs in order, fresh arrays for its outputs."""

@@ -24,13 +24,9 @@ from graphc.ir.op import Kind
 from graphc.ir.philox import Draws
 from graphc.ir.storage import Storage, aligned_empty
 from graphc.ir.tensor_type import DType
-from graphc.schedule.order import expand
 from graphc.schedule.records import (
-    Access,
     Buffer,
-    Copy,
     Kernel,
-    Level,
     Line,
     Program,
     Region,
@@ -38,6 +34,7 @@ from graphc.schedule.records import (
     Store,
     Target,
     buffer_nbytes,
+    buffer_shape,
 )
 
 SMALL = 1 << 16  # bytes: up to here copying costs less than binding
@@ -175,13 +172,13 @@ class NumpyRunner:
             elif place.region is Region.RESULT:
                 assert buffer in results
                 if buffer_nbytes(buffer) <= SMALL:
-                    self.bases[buffer] = aligned_empty(_shape(buffer), buffer.dtype)
+                    self.bases[buffer] = aligned_empty(buffer_shape(buffer), buffer.dtype)
                 else:
-                    self.direct_results.append((buffer, _shape(buffer), buffer.dtype))
+                    self.direct_results.append((buffer, buffer_shape(buffer), buffer.dtype))
         self.slots: list[tuple[int, Buffer, np.ndarray | None]] = []
         for node in self.graph.inputs:
             small = node.type.nbytes <= SMALL
-            slot = aligned_empty(_shape(node), node.dtype) if small else None
+            slot = aligned_empty(buffer_shape(node), node.dtype) if small else None
             if slot is not None:
                 self.bases[node] = slot
             self.slots.append((self.input_names.index(node.name), node, slot))
@@ -379,11 +376,7 @@ def _strided(flat: np.ndarray, binding: Binding) -> np.ndarray:
 
 def _view(arena: np.ndarray, offset: int, buffer: Buffer) -> np.ndarray:
     nbytes = buffer_nbytes(buffer)
-    return arena[offset : offset + nbytes].view(buffer.dtype).reshape(_shape(buffer))
-
-
-def _shape(buffer: Buffer) -> tuple[int, ...]:
-    return tuple(int(n) for n in buffer.shape)
+    return arena[offset : offset + nbytes].view(buffer.dtype).reshape(buffer_shape(buffer))
 
 
 def _constant(buffer: Buffer) -> np.ndarray:
@@ -393,13 +386,11 @@ def _constant(buffer: Buffer) -> np.ndarray:
     assert node.op.eval is not None
     value = np.asarray(node.op.eval(np, **dict(node.attrs)))
     if isinstance(buffer, Line):
-        assert node.op.view is not None
-        layout = node.op.view(**dict(node.attrs))
-        assert layout is not None
         if not value.size:
             return np.zeros(buffer.shape, buffer.dtype)
-        value = value[tuple(slice(None) if s else 0 for s in layout.strides)].reshape(-1)
-    return np.ascontiguousarray(value).reshape(_shape(buffer))
+        moving = tuple(slice(None) if s else 0 for s in buffer.layout.strides)
+        value = value[moving].reshape(-1)
+    return np.ascontiguousarray(value).reshape(buffer_shape(buffer))
 
 
 def _storages(slab: Slab) -> list[Storage]:
@@ -410,9 +401,13 @@ def _lay_out(slab: Slab) -> None:
     """Let the parameters of a slab lie one behind another, if they do not already."""
     storages = _storages(slab)
     home = storages[0].slab
-    if home is not None and home.size == slab.size and all(
-        s.slab is home and s.array.ctypes.data == home.ctypes.data + start * home.itemsize
-        for s, start in zip(storages, slab.starts, strict=True)
+    if (
+        home is not None
+        and home.size == slab.size
+        and all(
+            s.slab is home and s.array.ctypes.data == home.ctypes.data + start * home.itemsize
+            for s, start in zip(storages, slab.starts, strict=True)
+        )
     ):
         return
     home = aligned_empty((slab.size,), slab.dtype)

@@ -21,7 +21,17 @@ from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
 from graphc.ir.tensor_type import BOOL, INT64, DType
-from graphc.schedule.records import Access, Argument, Kernel, Level, Load, Statement, Store, Value
+from graphc.schedule.records import (
+    Access,
+    Argument,
+    Kernel,
+    Level,
+    Load,
+    Statement,
+    Store,
+    Value,
+    buffer_shape,
+)
 from graphc.schedule.records import Literal as LiteralArgument
 
 BITS = {1: np.dtype("int8"), 4: np.dtype("int32"), 8: np.dtype("int64")}
@@ -169,9 +179,7 @@ class _Printer:
             args = [self._argument(a, statement.level) for a in statement.args]
             self._steps(trace(op, dtypes, statement.node.attrs), args, out)
 
-    def _steps(
-        self, steps: tuple[Step, ...], args: list[_Variable | str], out: _Variable
-    ) -> None:
+    def _steps(self, steps: tuple[Step, ...], args: list[_Variable | str], out: _Variable) -> None:
         results: list[_Variable] = []
         for i, step in enumerate(steps):
             last = i == len(steps) - 1
@@ -204,9 +212,11 @@ class _Printer:
         mask = self._temporary(out, bits)
         self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [condition], mask)
         if self._is_zero(y) or self._is_zero(x):
-            kept, fill = (x, "negative({0}, {0})") if self._is_zero(y) else (y, "subtract({0}, {1}, {0})")
+            kept, fill = (
+                (x, "negative({0}, {0})") if self._is_zero(y) else (y, "subtract({0}, {1}, {0})")
+            )
             one = self._constant(1, bits)
-            write = lambda a, o: [  # noqa: E731 -- one expression of the three names
+            write = lambda a, o: [
                 fill.format(a[1], one),
                 f"bitwise_and({self._bits(a[0], bits)}, {a[1]}, {self._bits(o, bits)})",
             ]
@@ -235,16 +245,16 @@ class _Printer:
         if not op.combine:
             self._object("evaluate", _evaluate)
             node = self._object(self.names.fresh("node"), statement.node)
-            write = lambda a, o: [f"evaluate({node}, {inner}, {a[0]}, {o})"]  # noqa: E731
+            write = lambda a, o: [f"evaluate({node}, {inner}, {a[0]}, {o})"]
         elif op.combine == "add" and not self.text.blocked and self._sums_by_product(statement):
             rows, columns = self.kernel.space
             shape = (columns, 1) if inner == (1,) else (1, rows)
             ones = self._shared(("ones", shape, out.dtype), "ones", np.ones(shape, out.dtype))
             pair = "{0}, {1}" if inner == (1,) else "{1}, {0}"
-            write = lambda a, o: [f"matmul({pair.format(a[0], ones)}, {o})"]  # noqa: E731
+            write = lambda a, o: [f"matmul({pair.format(a[0], ones)}, {o})"]
         else:
             reduce_name = self._object(f"{op.combine}_reduce", ufunc(op.combine).reduce)
-            write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]  # noqa: E731
+            write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]
         self.calls.append(_Call(write, [x], out, False, op.combine))
 
     def _sums_by_product(self, statement: Statement) -> bool:
@@ -308,7 +318,9 @@ class _Printer:
         a, b = names
         if _is_transposed(c.b) and not c.batch and c.m * c.n * c.k <= SMALL_PRODUCT:
             straight = self._whole(f"{b}_copied", out.dtype, (c.k, c.n))
-            self.text.before.append(f"copyto({straight}, {b})  # a small product is faster untransposed")
+            self.text.before.append(
+                f"copyto({straight}, {b})  # a small product is faster untransposed"
+            )
             b = straight
         place = self._place_of_product(out)
         shaped = self.names.fresh(f"{place}_matrix")
@@ -401,8 +413,8 @@ class _Printer:
         if isinstance(argument, LiteralArgument):
             node = argument.node
             assert node.op.eval is not None
-            value = np.asarray(node.op.eval(np, **dict(node.attrs))).reshape(())
-            return self._constant(value[()], node.dtype)
+            value = np.asarray(node.op.eval(np, **dict(node.attrs))).item()
+            return self._constant(value, node.dtype)
         access = self.kernel.operands[argument.index]
         shape = self._shape(level)
         if not whole:  # a broadcast operand keeps its unit extents: NumPy repeats it for free
@@ -512,10 +524,12 @@ class _Printer:
         wanted = self.node_names.get(out, "join") if isinstance(out, Node) else out.name
         if self.kernel.fill is not None:
             whole = Access(out, 0, (1,))
-            name = self._view(wanted, whole, (prod(out.shape),), out.dtype)
+            name = self._view(wanted, whole, (prod(buffer_shape(out)),), out.dtype)
             self.text.lines.append(f"{name}.fill({self.kernel.fill!r})")
         for piece in self.kernel.pieces:
-            source = self._view(f"{piece.source.base.name}_part", piece.source, piece.shape, out.dtype)
+            source = self._view(
+                f"{piece.source.base.name}_part", piece.source, piece.shape, out.dtype
+            )
             target = self._view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
             self.text.lines.append(f"copyto({target}, {source})")
 

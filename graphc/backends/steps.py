@@ -87,7 +87,9 @@ class Tracer:
         given = tuple(a.dtype if isinstance(a, Traced) else _weak(a) for a in args)
         resolved = ufunc(name).resolve_dtypes((*given, None))
         for arg, want in zip(args, resolved, strict=False):
-            assert not isinstance(arg, Traced) or arg.dtype == want, f"{name} would cast {arg.dtype}"
+            assert not isinstance(arg, Traced) or arg.dtype == want, (
+                f"{name} would cast {arg.dtype}"
+            )
         return self._append(name, args, resolved[-1], resolved[len(args) - 1])
 
     def _append(self, name: str, args: Any, dtype: DType, arg_dtype: DType) -> Traced:
@@ -121,7 +123,9 @@ class Traced:
 
 def _operator(name: str, *, swapped: bool = False) -> Any:
     def method(self: Traced, other: Any) -> Traced:
-        return self.tracer.call(name, other, self) if swapped else self.tracer.call(name, self, other)
+        return (
+            self.tracer.call(name, other, self) if swapped else self.tracer.call(name, self, other)
+        )
 
     return method
 

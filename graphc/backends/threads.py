@@ -54,7 +54,11 @@ class Team:
 
 
 def _drain(
-    block: Callable[[int, int, int], None], starts: Iterator[int], extent: int, step: int, worker: int
+    block: Callable[[int, int, int], None],
+    starts: Iterator[int],
+    extent: int,
+    step: int,
+    worker: int,
 ) -> None:
     for lo in starts:  # `next` on a range iterator is atomic under the interpreter's lock
         block(lo, min(lo + step, extent), worker)
@@ -74,4 +78,3 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):  # a child has the pool's record but not its threads
     os.register_at_fork(after_in_child=_forget_pool)
-

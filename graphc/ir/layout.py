@@ -7,6 +7,7 @@ that two layouts of one shape that address the same elements are equal.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 
@@ -22,6 +23,7 @@ class Layout:
         return self.offset == 0 and self.strides == contiguous_strides(self.shape)
 
 
+@lru_cache(maxsize=4096)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides; 0 for unit axes."""
     strides: list[int] = []
@@ -32,6 +34,7 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+@lru_cache(maxsize=4096)
 def contiguous(shape: tuple[int, ...]) -> Layout:
     """The layout of a buffer of its own."""
     return Layout(shape, 0, contiguous_strides(shape))

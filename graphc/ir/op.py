@@ -1,4 +1,4 @@
-"""An op is one record: its type rule, its value, its derivative and what the compiler may know of it.
+"""An op is one record: its type rule, value, derivative, and what the compiler may know of it.
 
 Passes dispatch on the closed set of kinds below and on the record's flags, never on an op's name,
 so that adding an op touches one place. Ops are registered once, in the write-once table `OPS`.
@@ -52,9 +52,9 @@ class Op(Generic[P]):
     `eval` of a random op is `eval(xp, words, **attrs)`: from uint32 words [groups, 4] to a flat
     array of groups * 4 elements (`ir/philox.py`).
 
-    `c` is formatted with {0}, {1}, ... the operands; {name} an attribute; {T} the C type of the
-    first operand and {t} its suffix (f32 f64 i32 i64 b8), as in gx_exp_{t}; {R} and {r} the same of
-    the result. Helpers named gx_... are defined in `kernels/scalar.h`.
+    `c` is formatted with {0}, {1}, ... the operands (names, or in parentheses); {name} an
+    attribute; {T} the C type of the first operand and {t} its suffix (f32 f64 i32 i64 b8), as in
+    gx_exp_{t}; {R} and {r} the same of the result. `kernels/scalar.h` defines all gx_... helpers.
     """
 
     name: str

@@ -25,24 +25,23 @@ MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt 3 - 1: added to the key after each round
 ROUNDS = 10
+BLOCK = 8192  # groups made at a time: what fits into the cache
 
 
-def philox(counter: tuple[Array, ...], key: tuple[int, int], xp: Any = np) -> tuple[Array, ...]:
-    """Four words from four words of counter and two of key: uint64 arrays of values below 2^32."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    m0, m1, low = xp.uint64(MULTIPLIERS[0]), xp.uint64(MULTIPLIERS[1]), xp.uint64(MASK)
-    half = xp.uint64(32)
+def philox(counter: Array, key: tuple[int, int], xp: Any = np) -> Array:
+    """Words [4, n] from counters [4, n] and two words of key: uint64 arrays of values below 2^32."""
+    even, odd = counter[0::2], counter[1::2]  # (c0, c2) and (c1, c3)
+    multipliers, weyl = _column(MULTIPLIERS, xp), _column(WEYL, xp)
+    keys, low, half = _column(key, xp), xp.uint64(MASK), xp.uint64(32)
     for _ in range(ROUNDS):
-        p0, p1 = c0 * m0, c2 * m1
-        c0, c1, c2, c3 = (
-            (p1 >> half) ^ c1 ^ xp.uint64(k0),
-            p1 & low,
-            (p0 >> half) ^ c3 ^ xp.uint64(k1),
-            p0 & low,
-        )
-        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return c0, c1, c2, c3
+        product = (even * multipliers)[::-1]
+        even, odd = (product >> half) ^ odd ^ keys, product & low
+        keys = (keys + weyl) & low
+    return xp.stack([even[0], odd[0], even[1], odd[1]])
+
+
+def _column(words: tuple[int, int], xp: Any) -> Array:
+    return xp.asarray(words, dtype=xp.uint64).reshape(2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,17 @@ class Draws:
 
     def words(self, identity: int, first_group: int, groups: int, xp: Any = np) -> Array:
         """uint32 [groups, 4]: the words of some groups of one draw."""
-        line = xp.arange(first_group, first_group + groups, dtype=xp.uint64)
         rest = (self.numbers[identity], self.step & MASK, (self.step >> 32) & MASK)
-        counter = (line, *(xp.full(groups, value, dtype=xp.uint64) for value in rest))
         key = (self.seed & MASK, (self.seed >> 32) & MASK)
-        return xp.stack(philox(counter, key, xp), axis=1).astype(xp.uint32)
+        words = xp.empty((groups, LANES), dtype=xp.uint32)
+        for start in range(0, groups, BLOCK):
+            count = min(BLOCK, groups - start)
+            counter = xp.empty((4, count), dtype=xp.uint64)
+            counter[0] = xp.arange(count, dtype=xp.uint64) + xp.uint64(first_group + start)
+            for row, value in enumerate(rest, 1):
+                counter[row] = value
+            words[start : start + count] = philox(counter, key, xp).T
+        return words
 
 
 def number_draws(nodes: Iterable[Node]) -> dict[int, int]:

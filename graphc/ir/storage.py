@@ -46,9 +46,7 @@ class Storage:
             raise InputError(f"param {name}: the new value is not an array: {error}") from None
         wanted = f"{self.array.dtype.name}{list(self.array.shape)}"
         if given.shape != self.array.shape:
-            raise InputError(
-                f"param {name}: the new value has shape {given.shape}; need {wanted}"
-            )
+            raise InputError(f"param {name}: the new value has shape {given.shape}; need {wanted}")
         weak = not isinstance(value, np.ndarray | np.generic)
         casting = "unsafe" if weak and given.dtype.kind in "bif" else "same_kind"
         if given.dtype.kind not in "bif" or not np.can_cast(given.dtype, self.array.dtype, casting):

@@ -41,7 +41,7 @@ isfinite = unary(
 
 isnan = unary(
     "isnan", "Whether an element is NaN.", "x != x", mode="any",
-    infer=bool_type, eval=lambda xp, x: xp.isnan(x), c="{0} != {0}",
+    infer=bool_type, eval=lambda xp, x: xp.isnan(x), c="gx_isnan_{t}({0})",
 )  # fmt: skip
 
 bitwise_and = binary(

@@ -37,8 +37,6 @@ TITLES = {
 
 def op_table_markdown() -> str:
     """The page: one table of ops for each kind, and one of the functions made of ops."""
-    import graphc  # noqa: F401 -- fills the table  # pyright: ignore[reportUnusedImport]
-
     parts = [HEAD]
     for kind, title in TITLES.items():
         parts.append(f"\n## {title}\n")

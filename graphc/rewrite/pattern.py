@@ -8,7 +8,7 @@
     p.exp(x)        an op of the table by name; attributes by keyword, which may be wildcards, too
     views(x)        x under any number of views; in a replacement, the same views of another node
     named("n", ..)  what matched this part, for conditions
-    every(ops, q)   any of these ops, all of whose inputs match q
+    every(ops, ..)  any of these ops over inputs of certain ops
 
 Commutative ops match in both orders. A pattern is compiled once into closures. `could_match` looks
 at ops only, so that the driver finds candidates by one look-up per node.
@@ -33,6 +33,7 @@ from graphc.ops.views import broadcast_to
 
 Found = dict[str, Any]
 Matcher = Callable[[Node, Found], bool]
+OpTest = Callable[[Op[Any]], bool]
 Term = Any  # a Pattern or a Python number, which stands for a constant
 
 
@@ -289,21 +290,24 @@ class Viewed(Pattern):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Every(Pattern):
-    """Any op that `ops` accepts, all of whose inputs match a pattern that notes nothing."""
+    """Any op that `ops` accepts, over inputs of ops that `each` accepts, one of them `some`."""
 
     text: str
-    ops: Callable[[Op[Any]], bool]
-    each: Pattern
+    ops: OpTest
+    each: OpTest
+    some: OpTest
 
     def accepts(self, op: Op[Any]) -> bool:
         return self.ops(op)
 
     def could_match(self, op: Op[Any], inputs: Iterable[Op[Any]]) -> bool:
-        return self.ops(op) and all(self.each.accepts(i) for i in inputs)
+        given = list(inputs)
+        if not self.ops(op) or not all(self.each(i) for i in given):
+            return False
+        return not given or any(self.some(i) for i in given)
 
     def matcher(self, seen: set[str]) -> Matcher:  # noqa: ARG002 -- it notes nothing
-        each = self.each.matcher(set())
-        return lambda node, _: all(each(i, {}) for i in node.inputs)
+        return lambda node, _: self.could_match(node.op, [i.op for i in node.inputs])
 
     def __str__(self) -> str:
         return self.text
@@ -359,15 +363,20 @@ def viewed(outermost_first: Sequence[Node], node: Node) -> Node:
     return node
 
 
-def one_of(*names: str) -> Callable[[Op[Any]], bool]:
+def one_of(*names: str) -> OpTest:
     """Whether an op is one of those named."""
     ops = frozenset(OPS[name] for name in names)
     return ops.__contains__
 
 
-def every(text: str, ops: Callable[[Op[Any]], bool], each: Pattern | None = None) -> Every:
-    """Any op that `ops` accepts over inputs that match `each`; `text` describes it in tables."""
-    return Every(text, ops, Wild("input") if each is None else each)
+def any_op(op: Op[Any]) -> bool:  # noqa: ARG001 -- any will do
+    return True
+
+
+def every(text: str, ops: OpTest, each: OpTest = any_op, some: OpTest = any_op) -> Every:
+    """Any op that `ops` accepts, over inputs of ops that `each` accepts, one of them `some`, too;
+    `text` describes it in tables."""
+    return Every(text, ops, each, some)
 
 
 def scalar_node(node: Node) -> Node | None:

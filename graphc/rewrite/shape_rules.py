@@ -36,7 +36,7 @@ from graphc.rewrite.shapes import (
 )
 
 MAX_FOLDED = 65536  # elements; larger constants are folded only where that makes none larger
-MAX_RESPELLED = 3  # elementwise ops between a reshape and the one that undoes it
+MAX_RESPELLED = 3  # elementwise ops in a row that are computed in another shape to save a reshape
 MAX_PIECES = 64  # of one concatenation: joining nested ones without a limit would be quadratic
 
 x, y, cond = wilds("x y cond")
@@ -75,7 +75,7 @@ def _is_computed(op: Op[Any]) -> bool:
 CONSTANTS = (
     bits("compress_constant", p.const(), _compress, "equal elements become a broadcast scalar"),
     bits("fold_constants",
-         every("any op of constants", _is_computed, every("const", one_of("const"))), _fold,
+         every("any op of constants", _is_computed, one_of("const")), _fold,
          f"in the node's dtype; at most {MAX_FOLDED} elements, or no more than its inputs"),
 )  # fmt: skip
 
@@ -184,7 +184,7 @@ def _elementwise_below_reshape(m: Match) -> Node | None:
     reshaped = next((i for i in node.inputs if i.op is reshape), None)
     if reshaped is None or not _may_rise(reshaped):
         return None
-    result = _respelled(node, shape_of(reshaped.inputs[0]), 1)
+    result = _respelled(node, shape_of(reshaped.inputs[0]), MAX_RESPELLED)
     return None if result is None else result.reshape(node.shape)
 
 
@@ -290,18 +290,17 @@ VIEWS = (
          "a broadcast of the slice", when=lambda m: 0 not in m.node.shape),
     bits("elementwise_of_broadcasts",
          every("an elementwise op of broadcasts", _is_elementwise,
-               every("broadcast_to", one_of("broadcast_to"))),
+               one_of("broadcast_to")),
          _elementwise_below_broadcast, "computed once, then repeated"),
     bits("elementwise_of_reshapes",
-         every("an elementwise op of reshapes and broadcasts", _is_elementwise,
-               every("", one_of("reshape", "broadcast_to", "const", "iota"))),
-         _elementwise_below_reshape, "computed before the reshape, where rows stay rows"),
+         every("an elementwise op of reshapes", _is_elementwise, some=one_of("reshape")),
+         _elementwise_below_reshape, "computed before the reshape, where all operands can be"),
     bits("elementwise_of_transposes",
          every("an elementwise op of transposes and scalars", _is_elementwise,
-               every("", one_of("transpose", "broadcast_to"))),
+               one_of("transpose", "broadcast_to")),
          _elementwise_below_transpose, "computed before the transpose"),
     bits("reshape_of_elementwise",
-         every("reshape of an elementwise op", one_of("reshape"), every("", _is_elementwise)),
+         every("reshape of an elementwise op", one_of("reshape"), _is_elementwise),
          _reshape_of_elementwise, "in the new shape at once, where an operand had it before"),
     bits("pick_of_reshape", p.pick(named("inner", p.reshape(x)), y), _pick_below_reshape,
          "picked before the reshape, where rows stay rows"),
@@ -387,7 +386,7 @@ def _sum_of_row_choice(m: Match) -> Node | None:
 
 
 def reduction_of(text: str, *ops: str, inner: Callable[[Op[Any]], bool]) -> Pattern:
-    return every(text, one_of(*ops), every("", inner))
+    return every(text, one_of(*ops), inner)
 
 
 def _is_reduction(op: Op[Any]) -> bool:
@@ -398,8 +397,9 @@ JOINABLE = ("sum", "prod", "max", "min", "any", "all")  # partial results join; 
 CHOOSING = ("max", "min", "any", "all")  # repeating an element changes nothing
 
 REDUCTIONS = (
-    bits("reduce_ones", every("a reduction", one_of(*JOINABLE)), _drop_ones,
+    bits("reduce_ones", every("prod, max, min, any, all", one_of("prod", *CHOOSING)), _drop_ones,
          "along axes of size 1: a reshape"),
+    value("sum_ones", p.sum(x), _drop_ones, "along axes of size 1: a reshape; 0.0 + -0.0 is 0.0"),
     value("sum_of_sum", reduction_of("sum(sum(x))", "sum", inner=one_of("sum")), _reduce_once,
           "one sum"),
     value("prod_of_prod", reduction_of("prod(prod(x))", "prod", inner=one_of("prod")), _reduce_once,
@@ -408,7 +408,7 @@ REDUCTIONS = (
          reduction_of("max, min, any, all of the same", *CHOOSING, inner=one_of(*CHOOSING)),
          _reduce_once, "one reduction", _same_op),
     value("reduce_of_transpose",
-          every("a reduction of transpose(x)", _is_reduction, every("", one_of("transpose"))),
+          every("a reduction of transpose(x)", _is_reduction, one_of("transpose")),
           _reduce_below_transpose, "reduced before the transpose"),
     value("reduce_of_reshape",
           reduction_of("a reduction of reshape(x)", *JOINABLE, inner=one_of("reshape")),
@@ -554,10 +554,10 @@ JOINS = (
     bits("concatenate_empty", every("concatenate", one_of("concatenate")), _drop_empty,
          "without its empty pieces"),
     bits("concatenate_slices", every("concatenate of slices", one_of("concatenate"),
-                                     every("slice", one_of("slice"))),
+                                     one_of("slice")),
          _concatenate_slices, "one slice, where they follow one another"),
     bits("slice_of_concatenate", every("slice of concatenate", one_of("slice"),
-                                       every("concatenate", one_of("concatenate"))),
+                                       one_of("concatenate")),
          _slice_of_pieces, "of the one piece that it lies in", lambda m: 0 not in m.node.shape),
     bits("slice_of_place", p.slice(named("inner", p.place(x))), _slice_of_placed,
          "of x, where it lies within"),

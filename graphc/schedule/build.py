@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from graphc.ir.layout import Layout
 from graphc.ir.node import Node
@@ -61,23 +62,27 @@ def build_kernels(fusion: Fusion) -> tuple[list[Kernel], list[Edge]]:
 
 def cut(members: Sequence[Node], fusion: Fusion, limit: int) -> Iterable[list[Node]]:
     """Parts of at most `limit` nodes, cut in the second half where the fewest values cross."""
-    rest = list(members)
-    while len(rest) > limit:
-        last_use: dict[Node, int] = {}
-        for i, node in enumerate(rest):
-            for base, _ in fusion.flow.sources(node):
-                last_use[base] = i
-        crossing, best, best_at = 0, len(rest) + 1, limit
-        ends = [0] * (len(rest) + 1)
-        for node in rest:
-            ends[last_use.get(node, 0)] += 1
-        for i, node in enumerate(rest[:limit]):
-            crossing += (last_use.get(node, 0) > i) - (ends[i] if i else 0)
-            if i + 1 >= limit // 2 and crossing <= best:
-                best, best_at = crossing, i + 1
-        yield rest[:best_at]
-        rest = rest[best_at:]
-    yield rest
+    if len(members) <= limit:
+        yield list(members)
+        return
+    last_use: dict[Node, int] = {}
+    for i, node in enumerate(members):
+        for base, _ in fusion.flow.sources(node):
+            last_use[base] = i
+    start = 0
+    while len(members) - start > limit:
+        change = [0] * (limit + 1)  # by position in the window: values that begin or cease to cross
+        for i in range(limit):
+            reach = last_use.get(members[start + i], 0) - start
+            if reach > i:
+                change[i + 1] += 1
+                if reach < limit:
+                    change[reach + 1] -= 1
+        crossing = list(accumulate(change))
+        end = min(range(limit // 2, limit + 1), key=lambda at: (crossing[at], -at))
+        yield list(members[start : start + end])
+        start += end
+    yield list(members[start:])
 
 
 def _stored(fusion: Fusion, part_of: dict[Node, int]) -> set[Node]:
@@ -86,9 +91,11 @@ def _stored(fusion: Fusion, part_of: dict[Node, int]) -> set[Node]:
     for node in fusion.flow.computed:
         if node not in part_of:
             continue  # a random draw that its users repeat
-        if node in fusion.flow.root_bases or node.op.kind is Kind.JOIN:
-            stored.add(node)
-        elif any(part_of[u.consumer] != part_of[node] for u in fusion.flow.uses.get(node, ())):
+        if (
+            node in fusion.flow.root_bases
+            or node.op.kind is Kind.JOIN
+            or any(part_of[u.consumer] != part_of[node] for u in fusion.flow.uses.get(node, ()))
+        ):
             stored.add(node)
     return stored
 
@@ -131,7 +138,7 @@ class _Builder:
 
     def _shape(self) -> None:
         """The space, without the reduced loops where nothing in this part runs in them."""
-        levels = {self.fusion.placed[n][1] for n in self.members if n not in self._draws()}
+        levels = {self.fusion.placed[n][1] for n in self.members}
         reduces = any(n.op.kind in (Kind.REDUCTION, Kind.GATHER) for n in self.members)
         self.space, self.inner = self.group.space, self.group.inner
         self.flattened = not reduces and levels == {Level.OUTER}
@@ -140,9 +147,6 @@ class _Builder:
             self.space, self.inner = tuple(self.space[i] for i in outer), ()
         elif not reduces and levels == {Level.FULL}:
             self.inner = ()
-
-    def _draws(self) -> set[Node]:
-        return {n for n in self.members if n not in self.fusion.placed}
 
     def _level(self, node: Node) -> Level:
         placed = self.fusion.placed.get(node)
@@ -241,8 +245,7 @@ def collapse(kernel: Kernel) -> Kernel:
     straight line over both. Row kernels keep at least one outer loop."""
     accesses = [*kernel.operands, *(s.access for s in kernel.stores)]
     loops = [
-        (n, i in kernel.inner, [a.strides[i] for a in accesses])
-        for i, n in enumerate(kernel.space)
+        (n, i in kernel.inner, [a.strides[i] for a in accesses]) for i, n in enumerate(kernel.space)
     ]
     was_row = kernel.form == "row"
     kept = [loop for loop in loops if loop[0] != 1]
@@ -262,9 +265,7 @@ def collapse(kernel: Kernel) -> Kernel:
     if len(merged) == len(kernel.space):
         return kernel
     columns = [[loop[2][k] for loop in merged] for k in range(len(accesses))]
-    moved = [
-        replace(a, strides=tuple(s)) for a, s in zip(accesses, columns, strict=True)
-    ]
+    moved = [replace(a, strides=tuple(s)) for a, s in zip(accesses, columns, strict=True)]
     count = len(kernel.operands)
     return replace(
         kernel,

@@ -46,6 +46,7 @@ class Flow:
     bases: dict[Node, tuple[Node, Layout]] = field(default_factory=dict)
     uses: dict[Node, list[Use]] = field(default_factory=dict)
     homes: dict[Node, Home] = field(default_factory=dict)
+    _sources: dict[Node, list[tuple[Node, Layout]]] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Graph) -> Flow:
@@ -66,15 +67,19 @@ class Flow:
 
     def sources(self, node: Node) -> list[tuple[Node, Layout]]:
         """Base and layout of each operand of a computed node; a copied view reads what is below."""
-        if node.op.kind is Kind.VIEW:
-            (below,) = node.inputs
-            base, layout = self.bases[below]
-            assert node.op.view is not None
-            view = node.op.view(layout, **dict(node.attrs))
-            if view is None:  # copy in the shape of what is below: the elements keep their order
-                view = layout
-            return [(base, view)]
-        return [self.bases[i] for i in node.inputs]
+        found = self._sources.get(node)
+        if found is None:
+            found = self._sources[node] = self._find_sources(node)
+        return found
+
+    def _find_sources(self, node: Node) -> list[tuple[Node, Layout]]:
+        if node.op.kind is not Kind.VIEW:
+            return [self.bases[i] for i in node.inputs]
+        base, layout = self.bases[node.inputs[0]]
+        assert node.op.view is not None
+        view = node.op.view(layout, **dict(node.attrs))
+        # where there is no such view: copy in the shape of what is below, in the order of elements
+        return [(base, layout if view is None else view)]
 
     @cached_property
     def root_bases(self) -> set[Node]:
@@ -177,7 +182,11 @@ def bends(
 
 
 def is_identity(
-    layout: Layout, strides: tuple[int, ...], space: tuple[int, ...], inner: tuple[int, ...], level: Level
+    layout: Layout,
+    strides: tuple[int, ...],
+    space: tuple[int, ...],
+    inner: tuple[int, ...],
+    level: Level,
 ) -> bool:
     """Whether each point reads the element that the same point of a group computed at `level`."""
     return layout.offset == 0 and strides == store_strides(space, inner, level)

@@ -77,6 +77,7 @@ class Fusion:
     # -- placing one node
 
     def _place(self, node: Node) -> None:
+        uses = [(use, self.placed[use.consumer][0]) for use in self.flow.uses.get(node, ())]
         verdicts = self._verdicts(node)
         allowed = [g for g, (level, _) in verdicts.items() if level is not None]
         stays = node in self.on_tile and len(verdicts) > 1
@@ -97,12 +98,11 @@ class Fusion:
                 merged.add(group)
             else:
                 why[group] = "fused with another user; merging the two would close a cycle"
-        for group, (level, reason) in verdicts.items():
+        for use, group in uses:
+            level, reason = verdicts[group]
             if level is not None and stays:
                 reason = "several users: stays in the epilogue of its contraction"
-            is_fused = group is chosen or group in merged
-            for use in self._uses_in(node, group, merged, chosen):
-                self._decide(node, use, is_fused, why.get(group, reason))
+            self._decide(node, use, group is chosen or group in merged, why.get(group, reason))
         if chosen is None:
             chosen, level = self._new_group(node), self.flow.homes[node].level
         else:
@@ -121,14 +121,6 @@ class Fusion:
                 level, reason = None, before[1] or reason or "used both per element and per row"
             verdicts[group] = (level, reason)
         return verdicts
-
-    def _uses_in(
-        self, node: Node, group: Group, merged: set[Group], chosen: Group | None
-    ) -> Iterable[Use]:
-        for use in self.flow.uses.get(node, ()):
-            home = self.placed[use.consumer][0]
-            if home is group or (home is chosen and group in merged):
-                yield use
 
     def _decide(self, node: Node, use: Use, fused: bool, reason: str) -> None:
         saved = node.type.nbytes if fused else 0

@@ -12,7 +12,17 @@ from dataclasses import replace
 
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node, Param
-from graphc.schedule.records import Access, Buffer, Kernel, Literal, Load, Slab, Store, Target, Value
+from graphc.schedule.records import (
+    Access,
+    Buffer,
+    Kernel,
+    Literal,
+    Load,
+    Slab,
+    Store,
+    Target,
+    Value,
+)
 
 
 def merge_updates(
@@ -60,9 +70,7 @@ def make_slab(members: Sequence[Buffer], alignment: int) -> Slab:
     return Slab(name, tuple(nodes), tuple(starts), end)
 
 
-def _signature(
-    kernel: Kernel, written: set[Buffer], outputs: set[Node]
-) -> Hashable | None:
+def _signature(kernel: Kernel, written: set[Buffer], outputs: set[Node]) -> Hashable | None:
     """What two updates must share to be merged, or None where the kernel cannot be flat."""
     if kernel.form != "elementwise" or not kernel.size:
         return None
@@ -81,7 +89,13 @@ def _signature(
         else:
             return None
     statements = tuple(
-        (s.node.op, s.node.dtype, _plain(s.node.attrs), tuple(_argument(a) for a in s.args), s.level)
+        (
+            s.node.op,
+            s.node.dtype,
+            _plain(s.node.attrs),
+            tuple(_argument(a) for a in s.args),
+            s.level,
+        )
         for s in kernel.statements
     )
     return (tuple(operands), statements, tuple(s.value for s in kernel.stores))

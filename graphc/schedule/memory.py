@@ -62,9 +62,7 @@ def arena_buffers(schedule: Schedule) -> list[Buffer]:
     results = {buffer for _, buffer, _ in schedule.results}
     slabs = _slabs(schedule)
     members = {m for slab in slabs for m in slab.members}
-    homes = set(schedule.in_place) | {
-        m for b in schedule.in_place for m in expand(b)
-    }
+    homes = set(schedule.in_place) | {m for b in schedule.in_place for m in expand(b)}
     targets = {b for home in schedule.in_place.values() for b in (home, *expand(home))}
     params = set(schedule.graph.params)
     return [
@@ -96,9 +94,7 @@ def live_ranges(schedule: Schedule) -> dict[Buffer, tuple[int, int]]:
 def naive_nbytes(schedule: Schedule) -> int:
     """Bytes with one buffer for each computed node of the simplified graph."""
     return sum(
-        n.type.nbytes
-        for n in schedule.graph.nodes
-        if n.op.kind not in (Kind.SOURCE, Kind.VIEW)
+        n.type.nbytes for n in schedule.graph.nodes if n.op.kind not in (Kind.SOURCE, Kind.VIEW)
     )
 
 
@@ -224,4 +220,3 @@ def _largest_sum(lives: Sequence[_Life]) -> int:
         alive += changes[time]
         largest = max(largest, alive)
     return largest
-

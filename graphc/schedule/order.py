@@ -184,7 +184,9 @@ def _place_updates(
                     if reader != i:
                         ordering.after[reader].add(i)
             base = store.access.base
-            in_place[base] = _param_home(kernel, params, target) if isinstance(base, Slab) else params[0]
+            in_place[base] = (
+                _param_home(kernel, params, target) if isinstance(base, Slab) else params[0]
+            )
     return in_place, notes
 
 
@@ -204,7 +206,9 @@ def _param_home(kernel: Kernel, params: tuple[Param, ...], target: Target) -> Sl
     """The slab of the old values, which the kernel reads; a new one where it reads none."""
     for access in kernel.operands:
         base = access.base
-        if isinstance(base, Slab) and all(m is p for m, p in zip(base.members, params, strict=False)):
+        if isinstance(base, Slab) and all(
+            m is p for m, p in zip(base.members, params, strict=False)
+        ):
             return base
     return make_slab(params, target.alignment)
 
@@ -236,9 +240,7 @@ def _copy_kernel(node: Node, source: Buffer, target: Buffer, reason: str) -> Ker
     strides = contiguous_strides(shape)
     read = strides
     if isinstance(source, Line):
-        layout = node.op.view(**dict(node.attrs)) if node.op.view else None
-        assert layout is not None
-        read = layout.strides
+        read = source.layout.strides
     copy = Statement(node, (Load(0),), Level.FULL, 0)
     return Kernel(
         f"copy_{node.name}" if node.name.isidentifier() else "copy", shape, (),

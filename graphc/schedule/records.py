@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
-from typing import Any
 
 from graphc.ir.graph import Graph
-from graphc.ir.layout import contiguous_strides
+from graphc.ir.layout import Layout, contiguous_strides
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
-from graphc.ir.tensor_type import DType
+from graphc.ir.tensor_type import DType, TensorType, static_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slab:
-    """Several buffers of one dtype that lie one behind another, each start aligned, so that one flat
-    kernel covers them all. What lies in the gaps is never read outside such kernels."""
+    """Several buffers of one dtype that lie one behind another, each start aligned, so that one
+    flat kernel covers them all. What lies in the gaps is never read outside such kernels."""
 
     name: str
     members: tuple[Node, ...]
@@ -70,8 +69,8 @@ class Copy:
         return self.param.dtype
 
     @property
-    def shape(self) -> tuple[int | Any, ...]:
-        return self.param.shape
+    def shape(self) -> tuple[int, ...]:
+        return static_shape(self.param.type)
 
     @property
     def name(self) -> str:
@@ -90,10 +89,16 @@ class Line:
         return self.node.dtype
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def layout(self) -> Layout:
+        """How the source repeats the line."""
         assert self.node.op.view is not None
         layout = self.node.op.view(**dict(self.node.attrs))
         assert layout is not None
+        return layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        layout = self.layout
         moving = [n for n, s in zip(layout.shape, layout.strides, strict=True) if s]
         return (moving[0] if moving else min(1, prod(layout.shape)),)
 
@@ -106,9 +111,14 @@ Buffer = Node | Slab | Copy | Line
 """What memory is planned for. A node here is never a view: views are accesses to what is below."""
 
 
+def buffer_shape(buffer: Buffer) -> tuple[int, ...]:
+    """The shape of one buffer, all of it known."""
+    return static_shape(TensorType(tuple(buffer.shape), buffer.dtype))
+
+
 def buffer_nbytes(buffer: Buffer) -> int:
     """Bytes of one buffer, gaps of slabs included."""
-    return prod(buffer.shape) * buffer.dtype.itemsize
+    return prod(buffer_shape(buffer)) * buffer.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +239,9 @@ class Piece:
 class Kernel:
     """A loop nest over `space` (`inner` are the axes reduced over), or a join of pieces.
 
-    Invariants (checked by `schedule/verify.py`): at most one contraction, as statement 0, never with
-    reductions; all reductions share `inner`; arguments precede; every operand is a source or was
-    stored by an earlier kernel; full-level statements of stage > 0 only in row form.
+    Invariants (checked by `schedule/verify.py`): at most one contraction, as statement 0, never
+    with reductions; all reductions share `inner`; arguments precede; every operand is a source or
+    was stored by an earlier kernel; full-level statements of stage > 0 only in row form.
     """
 
     name: str
@@ -307,6 +317,7 @@ def reduction_form(space: tuple[int, ...], inner: tuple[int, ...]) -> str:
     return "row" if inner == tuple(range(first, len(space))) else "column"
 
 
+@lru_cache(maxsize=4096)
 def store_strides(space: tuple[int, ...], inner: tuple[int, ...], level: Level) -> tuple[int, ...]:
     """The strides over the space of a contiguous buffer of full-level or outer-level values."""
     if level is Level.FULL:

@@ -5,6 +5,8 @@ Each raises CompileError, naming the kernel and the buffer: a failure is a defec
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from math import prod
 
 from graphc.errors import CompileError
@@ -24,6 +26,7 @@ from graphc.schedule.records import (
     Schedule,
     Slab,
     Value,
+    buffer_shape,
 )
 
 
@@ -94,10 +97,11 @@ def _verify_bounds(kernel: Kernel, access: Access) -> None:
     reach = [s * (n - 1) for s, n in zip(access.strides, extents, strict=True)]
     low = access.offset + sum(r for r in reach if r < 0)
     high = access.offset + sum(r for r in reach if r > 0)
-    size = prod(access.base.shape)
+    size = prod(buffer_shape(access.base))
     if low < 0 or high >= size:
         raise CompileError(
-            f"{kernel.name} addresses elements {low} to {high} of {access.base.name}, which has {size}"
+            f"{kernel.name} addresses elements {low} to {high} of {access.base.name}, "
+            f"which has {size}"
         )
 
 
@@ -117,21 +121,30 @@ def verify_plan(plan: MemoryPlan) -> None:
             raise CompileError(f"{allocation.buffer.name} is not aligned: {allocation.offset}")
         if allocation.offset + allocation.nbytes > plan.peak_nbytes:
             raise CompileError(f"{allocation.buffer.name} lies beyond the planned peak")
-    by_start = sorted(
-        (a for a in plan.allocations if a.nbytes), key=lambda a: a.first
-    )
-    alive: list[Allocation] = []
-    for allocation in by_start:
-        alive = [a for a in alive if a.last >= allocation.first]
-        for other in alive:
-            apart = (
-                other.offset + other.nbytes <= allocation.offset
-                or allocation.offset + allocation.nbytes <= other.offset
+    alive: list[tuple[int, int, Allocation]] = []  # by offset
+    ends: list[tuple[int, int, int]] = []  # last kernel, then the key of `alive`
+    order = [a for a in plan.allocations if a.nbytes]
+    for number, allocation in enumerate(sorted(order, key=lambda a: a.first)):
+        while ends and ends[0][0] < allocation.first:
+            _remove(alive, heapq.heappop(ends)[1:])
+        at = bisect.bisect_left(alive, (allocation.offset, -1), key=lambda e: e[:2])
+        beside = alive[max(0, at - 1) : at] + alive[at : at + 1]
+        for offset, key, other in beside:
+            shared = offset < allocation.offset + allocation.nbytes and (
+                allocation.offset < offset + other.nbytes
             )
-            handed = allocation.alias_of is other.buffer and other.last == allocation.first
-            if not apart and not handed:
+            if shared and allocation.alias_of is other.buffer and other.last == allocation.first:
+                _remove(alive, (offset, key))  # handed over in place
+            elif shared:
                 raise CompileError(
                     f"{allocation.buffer.name} and {other.buffer.name} are alive at once and share "
                     f"bytes of the arena"
                 )
-        alive.append(allocation)
+        bisect.insort(alive, (allocation.offset, number, allocation), key=lambda e: e[:2])
+        heapq.heappush(ends, (allocation.last, allocation.offset, number))
+
+
+def _remove(alive: list[tuple[int, int, Allocation]], key: tuple[int, ...]) -> None:
+    at = bisect.bisect_left(alive, key, key=lambda entry: entry[:2])
+    if at < len(alive) and alive[at][:2] == key:
+        del alive[at]
