@@ -77,10 +77,11 @@ def cases(rule: Rule) -> Iterator[Build]:
     yield from EXAMPLES.get(rule.name, [])
     if rule.name in EXAMPLES and not rule.name.startswith("cotangent"):
         return
-    for shape in SHAPES:
-        for first, second in ((2.0, -0.25), (3.0, 5.0), (-0.5, 4.0)):
-            numbers = {"c": first, "d": second}
-            yield lambda leaf, s=shape, n=numbers: substituted(rule.pattern, leaf, s, n)
+    for shape, first, second in zip(
+        SHAPES, (2.0, 3.0, -0.5, -5.0), (-0.25, 5.0, 4.0, 2.0), strict=True
+    ):
+        numbers = {"c": first, "d": second}
+        yield lambda leaf, s=shape, n=numbers: substituted(rule.pattern, leaf, s, n)
 
 
 def bare_softmax(x: Node, axis: int) -> Node:

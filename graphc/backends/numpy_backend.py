@@ -7,7 +7,7 @@ when their address changes. Large kernels run in blocks, on threads.
 
 from __future__ import annotations
 
-import signal
+import _signal  # what `signal` wraps in enums, which take ten times as long
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
@@ -50,7 +50,6 @@ class NumpyRunner:
         self.threads = options.threads or available_threads()
         self.team = Team(self.threads)
         self.context = quiet_context()
-        self.lock = threading.RLock()
         self.draws = Draws(0, 0, options.numbers)
         self.graph = program.schedule.graph
         self.updates = [p for p, _ in self.graph.updates]
@@ -71,65 +70,66 @@ class NumpyRunner:
     # -- calls
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        with self.lock:
-            return self._call(inputs, draws)
-
-    def _call(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        if self.changes != Storage.changes:
-            self._refresh_params()
-        locks = self.locks
-        for lock in locks:
-            lock.acquire()
+        locks = self._lock_params()
         try:
             self.draws = draws
             for position, buffer, slot in self.slots:
-                given = inputs[position]
                 if slot is not None:
-                    np.copyto(slot, given)
-                    continue
-                if not (given.flags.c_contiguous and given.flags.aligned):
-                    given = np.ascontiguousarray(given)
-                if self.bases.get(buffer) is not given:
-                    self.bases[buffer] = given
-                    self._bind(buffer)
-            early = [(i, self.bases[b].copy()) for i, b in self.early_results]
+                    slot[...] = inputs[position]
+                else:
+                    self._take_input(buffer, inputs[position])
+            early = [array.copy() for array in self._early()]
             for buffer, shape, dtype in self.direct_results:
                 self.bases[buffer] = np.empty(shape, dtype)
                 self._bind(buffer)
-            self._run_whole()
+            if self.updates:
+                _uninterrupted(self.run_step)
+            else:
+                self.run_step()
             return self._collect(early)
         finally:
             for lock in locks:
                 lock.release()
 
-    def _run_whole(self) -> None:
-        """Run to the end of the step: an interrupt waits, so that no update is left half done."""
-        if not self.updates or threading.current_thread() is not threading.main_thread():
-            self.context.run(self.step)
-            return
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):
-            self.context.run(self.step)
-            return
-        pending: list[Any] = []
-        signal.signal(signal.SIGINT, lambda *args: pending.append(args))
-        try:
-            self.context.run(self.step)
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        if pending:
-            handler(*pending[0])
+    def run_step(self) -> None:
+        """Run the generated function, without NumPy's warnings."""
+        self.context.run(self.step)
 
-    def _collect(self, early: list[tuple[int, np.ndarray]]) -> list[np.ndarray]:
-        done = dict(early)
+    def _lock_params(self) -> list[threading.RLock]:
+        """Take the locks of all parameters, at the addresses that the program is bound to."""
+        while True:
+            locks = self.locks
+            for lock in locks:
+                lock.acquire()
+            if self.changes == Storage.changes:
+                return locks
+            for lock in locks:
+                lock.release()
+            self._refresh_params()
+
+    def _take_input(self, buffer: Buffer, given: np.ndarray) -> None:
+        if not (given.flags.c_contiguous and given.flags.aligned):
+            given = np.ascontiguousarray(given)
+        if self.bases.get(buffer) is not given:
+            self.bases[buffer] = given
+            self._bind(buffer)
+
+    def _early(self) -> list[np.ndarray]:
+        """Results that are sources: copied before the step, which may update them."""
+        return [self.bases[buffer] for buffer in self.early_results]
+
+    def _collect(self, early: list[np.ndarray]) -> list[np.ndarray]:
+        """Fresh arrays for the results, in order."""
+        sources = iter(early)
         results: list[np.ndarray] = []
-        given: set[Buffer] = set()
-        for i, (_, buffer, shape) in enumerate(self.program.results):
-            array = done[i] if i in done else self.bases[buffer]
-            if i not in done and (buffer not in self.direct or buffer in given):
-                array = array.copy()
-            given.add(buffer)
-            results.append(array.reshape(shape))
+        for buffer, shape, how in self.collected:
+            if how == "early":
+                array = next(sources)
+            else:
+                array = self.bases[buffer]
+                if how == "copy":
+                    array = array.copy()
+            results.append(array if array.shape == shape else array.reshape(shape))
         for buffer in self.direct:  # results belong to the user alone
             del self.bases[buffer]
             for name, _ in self.names_of.get(buffer, ()):
@@ -182,11 +182,19 @@ class NumpyRunner:
             if slot is not None:
                 self.bases[node] = slot
             self.slots.append((self.input_names.index(node.name), node, slot))
-        self.early_results = [
-            (i, b) for i, (_, b, _) in enumerate(self.program.results)
-            if isinstance(b, Node) and b.op.kind is Kind.SOURCE
-        ]  # fmt: skip
+        self.collected: list[tuple[Buffer, tuple[int, ...], str]] = []
+        self.early_results: list[Buffer] = []
+        taken: set[Buffer] = set()
         self.direct = {buffer for buffer, _, _ in self.direct_results}
+        for _, buffer, shape in self.program.results:
+            how = "copy"
+            if isinstance(buffer, Node) and buffer.op.kind is Kind.SOURCE:
+                how = "early"
+                self.early_results.append(buffer)
+            elif buffer in self.direct and buffer not in taken:
+                how = "take"
+                taken.add(buffer)
+            self.collected.append((buffer, shape, how))
         self.scratch = [self._scratch() for _ in range(self.threads)]
 
     def _find_params(self) -> None:
@@ -320,6 +328,24 @@ class NumpyRunner:
         self.environment["run_blocks"] = self.team.run
         exec(compile(self.source, "<graphc numpy program>", "exec"), self.environment)
         self.step: Callable[[], None] = self.environment["step"]
+
+
+def _uninterrupted(run: Callable[[], None]) -> None:
+    """Let an interrupt wait for the end of the step, so that no update is left half done."""
+    handler: Any = None
+    if threading.current_thread() is threading.main_thread():
+        handler = _signal.getsignal(_signal.SIGINT)
+    if not callable(handler):
+        run()
+        return
+    pending: list[Any] = []
+    _signal.signal(_signal.SIGINT, lambda *args: pending.append(args))
+    try:
+        run()
+    finally:
+        _signal.signal(_signal.SIGINT, handler)
+    if pending:
+        handler(*pending[0])
 
 
 def describe_kernel(kernel: Kernel) -> str:

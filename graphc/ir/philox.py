@@ -29,14 +29,13 @@ BLOCK = 8192  # groups made at a time: what fits into the cache
 
 
 def philox(counter: Array, key: tuple[int, int], xp: Any = np) -> Array:
-    """Words [4, n] from counters [4, n] and two words of key: uint64 arrays of values below 2^32."""
+    """Words [4, n] from counters [4, n] and two words of key: uint64 values below 2^32."""
     even, odd = counter[0::2], counter[1::2]  # (c0, c2) and (c1, c3)
-    multipliers, weyl = _column(MULTIPLIERS, xp), _column(WEYL, xp)
-    keys, low, half = _column(key, xp), xp.uint64(MASK), xp.uint64(32)
-    for _ in range(ROUNDS):
+    low, half, multipliers = xp.uint64(MASK), xp.uint64(32), _column(MULTIPLIERS, xp)
+    rounds = xp.arange(ROUNDS, dtype=xp.uint64).reshape(ROUNDS, 1, 1)
+    for keys in (_column(key, xp) + rounds * _column(WEYL, xp)) & low:
         product = (even * multipliers)[::-1]
         even, odd = (product >> half) ^ odd ^ keys, product & low
-        keys = (keys + weyl) & low
     return xp.stack([even[0], odd[0], even[1], odd[1]])
 
 

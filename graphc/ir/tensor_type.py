@@ -63,7 +63,7 @@ def as_dtype(dtype: Any) -> DType:
         names = ", ".join(d.name for d in DTYPES)
         shown = dtype if found is None else found.name
         raise DTypeError(f"dtype {shown!s} is not supported; use one of {names}")
-    return found
+    return DTYPES[DTYPES.index(found)]  # the one object of this dtype: inputs are compared by `is`
 
 
 def as_shape(shape: int | str | Dim | Sequence[int | str | Dim]) -> tuple[int | Dim, ...]:

@@ -61,7 +61,10 @@ def _compress(m: Match) -> Node | None:
 def _fold(m: Match) -> Node | None:
     """The value of a node whose inputs are all constants, unless it is large."""
     node = m.node
-    if not node.inputs or node.type.size > max(MAX_FOLDED, *(i.type.size for i in node.inputs)):
+    limit = MAX_FOLDED
+    if node.op.kind is not Kind.CONTRACTION:  # a large product would take its time here
+        limit = max(limit, *(i.type.size for i in node.inputs))
+    if node.type.size > limit:
         return None
     arrays = [constant_of(i).array() for i in node.inputs]
     with np.errstate(all="ignore"):
@@ -76,7 +79,7 @@ CONSTANTS = (
     bits("compress_constant", p.const(), _compress, "equal elements become a broadcast scalar"),
     bits("fold_constants",
          every("any op of constants", _is_computed, one_of("const")), _fold,
-         f"in the node's dtype; at most {MAX_FOLDED} elements, or no more than its inputs"),
+         f"in the node's dtype; at most {MAX_FOLDED} elements, or no more than inputs have"),
 )  # fmt: skip
 
 
@@ -233,8 +236,7 @@ def _respelled_index(node: Node, shape: Shape) -> Node | None:
 
 
 def _reshape_of_elementwise(m: Match) -> Node | None:
-    """A reshape that undoes that of an operand, where the other operands can be computed in the new
-    shape from the start (an operand of rank 1 or more is not a constant)."""
+    """A reshape that undoes that of an operand, where the others can have the new shape at once."""
     node, result = m.node, m.node.inputs[0]
     undone = [i for i in result.inputs if i.op is reshape and i.inputs[0].shape == node.shape]
     if not undone or 0 in node.shape:
