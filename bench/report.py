@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from .peers import PEERS
@@ -25,7 +26,7 @@ def tables(results: Results) -> list[Table]:
     found: list[Table] = []
     if results["steps"]:
         header, rows = step_rows(results)
-        caption = "\n".join(missing(results))
+        caption = escape("\n".join(missing(results)))
         steps = Table(*header, title="training steps and formulas", caption=caption)
         found.append(_filled(steps, rows))
     if results["compile"]:

@@ -1,7 +1,8 @@
 """graphc: a static-graph compiler for arrays."""
 
-from graphc.backends import devices
 from graphc.autodiff import grad, hvp, jvp, vjp
+from graphc.backends import devices
+from graphc.compiler import compile
 from graphc.errors import (
     BackendUnavailable,
     CheckpointError,
@@ -15,7 +16,6 @@ from graphc.errors import (
 )
 from graphc.ir.dim import Dim
 from graphc.ir.node import Node, Param
-from graphc.compiler import compile
 from graphc.ops.activations import relu, sigmoid, softplus
 from graphc.ops.arithmetic import (
     abs,
@@ -94,3 +94,12 @@ from graphc.ops.views import (
     transpose,
 )
 from graphc.report.dot import to_dot
+
+
+def __getattr__(name: str) -> object:
+    """`graphc.testing` is loaded when it is first used, so that `import graphc` stays quick."""
+    if name == "testing":
+        import graphc.testing
+
+        return graphc.testing
+    raise AttributeError(f"module 'graphc' has no attribute {name!r}")

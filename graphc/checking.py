@@ -32,7 +32,7 @@ class Check:
     ) -> list[Any]:
         """Results of the call; NonFiniteError or CompileError as the module says."""
         named = {n.name: a for n, a in zip(self.declared.inputs, inputs, strict=True)}
-        graphs = [s for s in stages if isinstance(s.record, Graph) and not s.record.symbols]
+        graphs = [s for s in stages if isinstance(s.record, Graph)][-2:]  # bound and simplified
         old = {p: p.value for p in self.declared.params}
         expected: list[np.ndarray] | None = None
         for stage in graphs:

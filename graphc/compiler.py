@@ -164,5 +164,5 @@ def _as_nodes(updates: Mapping[Any, Any]) -> dict[Any, Any]:
 def _check_settings(precision: str, threads: int | None) -> None:
     if precision not in ("float32", "tf32", "bf16"):
         raise CompileError(f"precision {precision!r}: need 'float32', 'tf32' or 'bf16'")
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise CompileError(f"threads {threads!r}: need an int of 1 or more, or None for all cores")

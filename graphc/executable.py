@@ -16,6 +16,7 @@ import numpy as np
 from graphc.backends.base import Runner
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
+from graphc.ir.build import fits
 from graphc.ir.dim import Dim
 from graphc.ir.graph import Graph
 from graphc.ir.node import Node
@@ -108,11 +109,13 @@ class Executable:
         self.graph, self.name = graph, name
         self.backend, self.backend_reason = backend, backend_reason
         self._structure, self._specialise, self._check = structure, specialise, check
-        self._numbers, self._seed, self._step = numbers, seed, 0
-        self._draws = Draws(seed, 0, numbers)
+        self._numbers, self._seed, self._step = numbers, _as_seed(seed), 0
+        self._draws = Draws(self._seed, 0, numbers)
         self._specs = [(n.name, n.shape, n.dtype) for n in graph.inputs]
+        self._symbols = frozenset(graph.symbols)
         self._known: OrderedDict[Sizes, Specialisation] = OrderedDict()
         self._latest: Specialisation | None = None
+        self._latest_sizes: Mapping[str, int] = {}
         self._lock = threading.RLock()
 
     # -- running
@@ -123,6 +126,10 @@ class Executable:
         Returns fresh NumPy arrays in the structure of `outputs`. Raises InputError, changing
         nothing, for missing, unknown or unfit inputs and for sizes that disagree.
         """
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise InputError(
+                f"{type(inputs).__name__} given; pass arrays by input name, as keywords or a mapping"
+            )
         given = named if inputs is None else {**inputs, **named}
         with self._lock:
             arrays, sizes = self._admit(given)
@@ -156,7 +163,7 @@ class Executable:
                 self._known.popitem(last=False)
             self._known[sizes] = found
         self._known.move_to_end(sizes)
-        self._latest = found
+        self._latest, self._latest_sizes = found, dict(sizes)
         return found
 
     # -- inputs
@@ -173,9 +180,31 @@ class Executable:
             arrays.append(array)
         if len(given) != len(self._specs):
             self._refuse_unknown(given)
-        for name, shape, _ in self._specs if sizes else ():
-            _match_sums(name, arrays, self._specs, shape, sizes)
+        if self._symbols:
+            self._complete(arrays, sizes)
         return arrays, tuple(sorted(sizes.items()))
+
+    def _complete(self, arrays: Sequence[np.ndarray], sizes: dict[str, int]) -> None:
+        """Learn the sizes that stand in sums and products only, and check all extents."""
+        extents = [
+            (name, n, extent)
+            for (name, shape, _), array in zip(self._specs, arrays, strict=True)
+            for n, extent in zip(array.shape, shape, strict=True)
+            if isinstance(extent, Dim)
+        ]
+        for _ in self._symbols - set(sizes):
+            for name, n, extent in extents:
+                _solve(name, n, extent, sizes)
+        for symbol in sorted(self._symbols - set(sizes)):
+            if symbol not in self._latest_sizes:
+                raise InputError(
+                    f"the inputs do not tell the size {symbol!r}; call "
+                    f"exe.specialize({symbol}=...) before"
+                )
+            sizes[symbol] = self._latest_sizes[symbol]
+        for name, n, extent in extents:
+            if extent.bind(sizes) != n:
+                raise InputError(f"input {name!r} has {n} where {extent} = {extent.bind(sizes)}")
 
     def _convert(self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType) -> np.ndarray:
         wanted = f"{dtype.name}[{', '.join(map(str, shape))}]"
@@ -188,18 +217,19 @@ class Executable:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
             raise InputError(f"input {name!r} is not an array of numbers: {error}") from None
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"input {name!r} has dtype {array.dtype}, no numbers; need {wanted}")
         weak = not hasattr(value, "dtype") and array.dtype.kind in "bif" and dtype.kind != "b"
         loses = array.dtype.kind == "f" and dtype.kind == "i"
-        if (
-            array.dtype.kind not in "biuf"
-            or loses
-            or not (weak or np.can_cast(array.dtype, dtype, "same_kind"))
-        ):
+        if loses or not (weak or np.can_cast(array.dtype, dtype, "same_kind")):
             raise InputError(
                 f"input {name!r} has dtype {array.dtype}; need {wanted}: cast it yourself with "
                 f".astype({dtype.name!r})"
             )
-        return array.astype(dtype)
+        if dtype.kind == "i" and not fits(array, dtype):
+            raise InputError(f"input {name!r} has values that do not fit {dtype.name}")
+        with np.errstate(over="ignore"):  # a float64 too large for float32 is inf
+            return array.astype(dtype)
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         names = [name for name, _, _ in self._specs]
@@ -328,16 +358,20 @@ def _match(
             raise InputError(_misfit(name, have, want, dtype))
 
 
-def _match_sums(
-    name: str, arrays: Sequence[np.ndarray], specs: Sequence[Any], want: Any, sizes: dict[str, int]
-) -> None:
-    """Check the extents that are sums or products of symbols, once those are known."""
-    have = next(a.shape for a, (other, _, _) in zip(arrays, specs, strict=True) if other == name)
-    for n, extent in zip(have, want, strict=True):
-        if isinstance(extent, Dim) and extent.symbols() <= set(sizes) and extent.bind(sizes) != n:
-            raise InputError(
-                f"input {name!r} has shape {have}: {n} where {extent} = {extent.bind(sizes)}"
-            )
+def _solve(name: str, n: int, extent: Dim, sizes: dict[str, int]) -> None:
+    """Learn the one size that is left in a linear extent: 2*batch + 1 = 7 says batch = 3."""
+    rest = extent.bind(sizes)
+    terms = dict(rest.terms) if isinstance(rest, Dim) else {}
+    constant = terms.pop((), 0)
+    if len(terms) != 1:
+        return
+    ((atoms, factor),) = terms.items()
+    if len(atoms) != 1 or not isinstance(atoms[0], str):
+        return
+    size, remainder = divmod(n - constant, factor)
+    if remainder or size < 0:
+        raise InputError(f"input {name!r} has {n} where {extent} is needed: no size fits")
+    sizes[atoms[0]] = size
 
 
 def _plain_symbol(extent: Dim) -> str | None:

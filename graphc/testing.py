@@ -11,6 +11,7 @@ import numpy as np
 from graphc.autodiff import grad
 from graphc.errors import GraphcError
 from graphc.evaluate import evaluate, evaluate_all
+from graphc.executable import Executable
 from graphc.ir.build import as_node
 from graphc.ir.graph import is_external, topological
 from graphc.ir.node import Node, Param, describe, intern
@@ -450,3 +451,24 @@ ARITIES = {
     ]
     for kind, arity in ((Kind.ELEMENTWISE, 1), (Kind.ELEMENTWISE, 2), (Kind.REDUCTION, 1))
 }
+
+
+# -- what was compiled
+
+
+def assert_compiled(
+    exe: Executable, *, kernels: int | Sequence[str] | None = None, peak_nbytes: int | None = None
+) -> None:
+    """Raise AssertionError unless the executable has at most this many launches, or launches of
+    exactly these forms in order, and plans at most this many bytes."""
+    reports = exe.kernels
+    found = [f"{k.name} ({k.kernel.form}): {k.reason}" for k in reports]
+    shown = "\n  ".join(["", *found])
+    if isinstance(kernels, int):
+        assert len(reports) <= kernels, f"{len(reports)} kernels, at most {kernels} wanted:{shown}"
+    elif kernels is not None:
+        forms = [k.kernel.form for k in reports]
+        assert forms == list(kernels), f"kernels {forms}, wanted {list(kernels)}:{shown}"
+    if peak_nbytes is not None:
+        planned = exe.plan.peak_nbytes
+        assert planned <= peak_nbytes, f"{planned} bytes planned, at most {peak_nbytes} wanted"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from math import prod
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
 from graphc.ir.node import Node
-from graphc.ir.op import Kind
+from graphc.ir.op import OPS, Kind
 from graphc.ir.tensor_type import BOOL, INT64, DType
 from graphc.schedule.records import (
     Access,
@@ -35,6 +36,7 @@ from graphc.schedule.records import (
 from graphc.schedule.records import Literal as LiteralArgument
 
 BITS = {1: np.dtype("int8"), 4: np.dtype("int32"), 8: np.dtype("int64")}
+UNSIGNED = {4: np.dtype("uint32"), 8: np.dtype("uint64")}
 BLOCK = 1 << 16  # points that a block of a large kernel holds: its scratch stays in the cache
 SMALL_PRODUCT = 1 << 21  # multiply-adds up to which a transposed operand is copied first
 Axes = tuple[int, ...]
@@ -42,9 +44,12 @@ Axes = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a name of the text stands for: a view of a buffer, a scratch slot, memory of the
-    kernel's own that all blocks share (that of the name in `value`, if there is one), a ready object,
-    or a function that draws random numbers. `cut`: a block function takes its rows only."""
+    """What a name of the text stands for.
+
+    view: a part of a buffer; slot: scratch; own: memory of the kernel's own that all blocks share
+    (that of the name in `value`, if there is one); object: `value`; draw: a function that draws
+    random numbers. `cut`: a block's function takes its rows only.
+    """
 
     kind: Literal["view", "slot", "own", "object", "draw"]
     dtype: DType | None = None
@@ -70,7 +75,7 @@ class _Variable:
 
 @dataclass
 class _Call:
-    """A call before its result has a place: `write(names of arguments, name of result) -> lines`."""
+    """A call whose result has no place yet: `write(argument names, result name)` gives lines."""
 
     write: Callable[[list[str], str], list[str]]
     args: list[_Variable | str]
@@ -98,7 +103,7 @@ class KernelText:
 
 
 class Names:
-    """Unique identifiers for the generated text."""
+    """Unique identifiers for the generated text, none of them a keyword or a function's name."""
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
         self._taken = set(reserved)
@@ -108,10 +113,15 @@ class Names:
         base = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
         base = base if base and not base[0].isdigit() else f"v{base}"
         name, number = base, 2
-        while name in self._taken:
+        while name in self._taken or _is_reserved(name):
             name, number = f"{base}_{number}", number + 1
         self._taken.add(name)
         return name
+
+
+def _is_reserved(name: str) -> bool:
+    functions = hasattr(np, name) or name in OPS or name in ("evaluate", "copyto")
+    return functions or name.endswith("_reduce") or iskeyword(name)
 
 
 def print_kernel(
@@ -196,12 +206,29 @@ class _Printer:
             elif step.function == "cast":
                 self._call(lambda a, o: [f'copyto({o}, {a[0]}, "unsafe")'], given, result)
             else:
-                self._call(self._ufunc(step.function), given, result)
+                self._ufunc(step, given, result)
 
-    def _ufunc(self, name: str) -> Callable[[list[str], str], list[str]]:
-        self._object(name, ufunc(name))
-        keyword = "out=" if name in ("maximum", "minimum") else ""  # positional is deprecated there
-        return lambda a, o: [f"{name}({', '.join(a)}, {keyword}{o})"]
+    def _ufunc(self, step: Step, args: list[_Variable | str], out: _Variable) -> None:
+        name = self._object(step.function, ufunc(step.function))
+        keyword = ""
+        if name in ("maximum", "minimum"):  # deprecate a positional `out`, are slow with scalars
+            keyword = "out="
+            if out.level is Level.FULL:
+                args = [self._line_of(a, step.arg_dtype) for a in args]
+        self._call(lambda a, o: [f"{name}({', '.join(a)}, {keyword}{o})"], args, out)
+
+    def _line_of(self, argument: _Variable | str, dtype: DType) -> _Variable | str:
+        """A scalar constant repeated along the innermost loop; other arguments as they are."""
+        if isinstance(argument, _Variable) or not self.kernel.space:
+            return argument
+        value = self.text.bindings[argument].value
+        if not isinstance(value, np.ndarray) or value.ndim:
+            return argument
+        cut = self.text.blocked and len(self.kernel.space) == 1
+        extent = self.text.step if cut else self.kernel.space[-1]
+        line = np.full(extent, value, dtype)
+        name = self._shared((value.tobytes(), dtype, extent), f"{argument}_line", line)
+        return f"{name}[: hi - lo]" if cut else name
 
     def _where(self, step: Step, args: list[_Variable | str], out: _Variable) -> None:
         """Choice on the bits: exact for NaN and inf, and ten times faster than np.where."""
@@ -277,17 +304,16 @@ class _Printer:
         first = self._shared(("rows", held, rows, columns), "row_starts", starts)
         if self.text.blocked:
             first = f"{first}[: hi - lo]"
-        last = self._constant(columns - 1, INT64)
-        zero = self._constant(0, INT64)
+        unsigned = UNSIGNED[self._dtype(statement.args[1]).itemsize]  # a negative label is large
+        last = self._constant(columns - 1, unsigned)
         missing = self._constant(np.nan if out.dtype.kind == "f" else 0, out.dtype)
-        index, outside, low = (self._temporary(out, d) for d in (INT64, BOOL, BOOL))
-        for name in ("add", "less", "greater", "logical_or"):
+        index, outside = self._temporary(out, INT64), self._temporary(out, BOOL)
+        for name in ("add", "greater"):
             self._object(name, ufunc(name))
         self._call(lambda a, o: [f"add({a[0]}, {first}, {o})"], [labels], index, elementwise=False)
-        self._call(lambda a, o: [f"less({a[0]}, {zero}, {o})"], [labels], low, elementwise=False)
         self._call(
-            lambda a, o: [f"greater({a[0]}, {last}, {o})", f"logical_or({o}, {a[1]}, {o})"],
-            [labels, low], outside, elementwise=False,
+            lambda a, o: [f"greater({self._bits(a[0], unsigned)}, {last}, {o})"],
+            [labels], outside, elementwise=False,
         )  # fmt: skip
         self._call(
             lambda a, o: [

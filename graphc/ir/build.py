@@ -93,16 +93,17 @@ def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
         wanted = dtype_for(op, array.dtype)
     else:
         wanted = {"b": BOOL, "i": INT32, "u": INT64, "f": FLOAT32}[array.dtype.kind]
-        wanted = INT32 if wanted == INT64 and _fits(array, INT32) else wanted
-        wanted = INT64 if wanted == INT32 and not _fits(array, INT32) else wanted
-    if wanted.kind == "i" and not _fits(array, wanted):
+        wanted = INT32 if wanted == INT64 and fits(array, INT32) else wanted
+        wanted = INT64 if wanted == INT32 and not fits(array, INT32) else wanted
+    if wanted.kind == "i" and not fits(array, wanted):
         shown = repr(value) if array.ndim == 0 else f"an array of {array.dtype.name}"
         raise DTypeError(explain(op, f"{shown} does not fit {wanted.name}", ()))
     with np.errstate(over="ignore"):  # a float too large for float32 is inf, as in NumPy
         return np.ascontiguousarray(array.astype(wanted)).reshape(array.shape)
 
 
-def _fits(array: np.ndarray, dtype: DType) -> bool:
+def fits(array: np.ndarray, dtype: DType) -> bool:
+    """Whether an integer dtype can hold all values of an array."""
     if array.dtype.kind == "b" or not array.size:
         return True
     limits = np.iinfo(dtype)

@@ -118,6 +118,8 @@ class _Builder:
             return self._join(self.members[0], reason)
         self._shape()
         ordered = self._ordered()
+        if any(stage and self._level(node) is Level.FULL for node, stage in ordered):
+            self._as_rows()
         statements: list[Statement] = []
         for node, stage in ordered:
             self.values[node] = len(statements)
@@ -147,6 +149,12 @@ class _Builder:
             self.space, self.inner = tuple(self.space[i] for i in outer), ()
         elif not reduces and levels == {Level.FULL}:
             self.inner = ()
+
+    def _as_rows(self) -> None:
+        """A small tensor that is reduced as a whole and used again is one row."""
+        if len(self.inner) == len(self.space):
+            self.space = (1, *self.space)
+            self.inner = tuple(i + 1 for i in self.inner)
 
     def _level(self, node: Node) -> Level:
         placed = self.fusion.placed.get(node)

@@ -37,10 +37,6 @@ class Group:
     reaches: int = 0  # bits of the groups downstream
     contraction: Node | None = None
 
-    @property
-    def is_row(self) -> bool:
-        return bool(self.inner) and reduction_form(self.space, self.inner) == "row"
-
 
 @dataclass
 class Fusion:
@@ -157,8 +153,8 @@ class Fusion:
         if reads is Level.FULL:
             if use.consumer.op.kind in (Kind.REDUCTION, Kind.GATHER):
                 return None, "reduction of a reduction"
-            form = reduction_form(home.space, home.inner)
-            if form != "row":
+            if not self._is_row(home.space, home.inner):
+                form = reduction_form(home.space, home.inner)
                 return None, f"a {form} result is complete only after the last element"
         if not _same_point(use.layout, group.space, home.inner, reads, Level.OUTER):
             return None, "read through a view that moves its elements"
@@ -176,7 +172,7 @@ class Fusion:
             if not self._bends(node, group, Level.FULL):
                 return Level.FULL, ""
         per_row = node.op.kind in (Kind.ELEMENTWISE, Kind.VIEW) and group.inner
-        if per_row and (reads is Level.OUTER or group.is_row):
+        if per_row and (reads is Level.OUTER or self._is_row(group.space, group.inner)):
             same = _same_point(use.layout, group.space, group.inner, reads, Level.OUTER)
             if same and not self._bends(node, group, Level.OUTER):
                 return Level.OUTER, ""
@@ -186,6 +182,12 @@ class Fusion:
         if prod(size) != prod(group.space):
             return None, f"another iteration space: {size} into {group.space}"
         return None, "read through a view that moves its elements"
+
+    def _is_row(self, space: tuple[int, ...], inner: tuple[int, ...]) -> bool:
+        """Whether a reduction's result can be used in the same kernel: rows, or all of a tensor that
+        is small enough to be one row."""
+        form = reduction_form(space, inner)
+        return form == "row" or (form == "full" and prod(space) <= self.target.single_row)
 
     def _bends(self, node: Node, group: Group, level: Level) -> bool:
         """Whether an operand of the node cannot be addressed by the loops of the group."""

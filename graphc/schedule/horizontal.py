@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node, Param
+from graphc.ir.op import Kind
 from graphc.schedule.records import (
     Access,
     Buffer,
@@ -71,8 +72,10 @@ def make_slab(members: Sequence[Buffer], alignment: int) -> Slab:
 
 
 def _signature(kernel: Kernel, written: set[Buffer], outputs: set[Node]) -> Hashable | None:
-    """What two updates must share to be merged, or None where the kernel cannot be flat."""
-    if kernel.form != "elementwise" or not kernel.size:
+    """What two updates must share to be merged, or None where the kernel cannot be flat: a draw
+    depends on the place of its elements."""
+    draws = any(s.node.op.kind is Kind.RANDOM for s in kernel.statements)
+    if kernel.form != "elementwise" or not kernel.size or draws:
         return None
     whole = contiguous_strides(kernel.space)
     operands: list[Hashable] = []

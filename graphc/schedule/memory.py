@@ -68,8 +68,8 @@ def arena_buffers(schedule: Schedule) -> list[Buffer]:
     return [
         b
         for b in dict.fromkeys((*schedule.stored, *slabs))
-        if b not in members and b not in homes and b not in targets and b not in params
-        and b not in results
+        if b not in members and b not in homes and b not in targets
+        and params.isdisjoint(expand(b)) and b not in results
     ]  # fmt: skip
 
 

@@ -167,26 +167,27 @@ def _place_updates(
     for param, base in updates.items():
         if base in ordering.writer and base not in param_of and not isinstance(base, Param):
             param_of[base] = param
+    slab_of = _slabs_read(ordering.kernels)
     done: set[Buffer] = set()
     for i, kernel in enumerate(ordering.kernels):
         for store in kernel.stores:
-            members = expand(store.access.base)
-            if store.access.base in done or not all(m in param_of for m in members):
+            base = store.access.base
+            members = expand(base)
+            if base in done or not all(m in param_of for m in members):
                 continue
-            done.add(store.access.base)
+            done.add(base)
             params = tuple(param_of[m] for m in members)
             why = _obstacle(ordering, i, store, params)
-            if why:
+            home = _slab_home(params, slab_of, target) if isinstance(base, Slab) else params[0]
+            if why or home is None:
+                why = why or "another flat kernel needs it at another place of a slab"
                 notes += [f"{p.name} is updated through a copy: {why}" for p in params]
                 continue
             for param in params:
                 for reader in ordering.readers.get(param, ()):
                     if reader != i:
                         ordering.after[reader].add(i)
-            base = store.access.base
-            in_place[base] = (
-                _param_home(kernel, params, target) if isinstance(base, Slab) else params[0]
-            )
+            in_place[base] = home
     return in_place, notes
 
 
@@ -202,15 +203,24 @@ def _obstacle(ordering: _Ordering, i: int, store: Store, params: Sequence[Param]
     return ""
 
 
-def _param_home(kernel: Kernel, params: tuple[Param, ...], target: Target) -> Slab:
-    """The slab of the old values, which the kernel reads; a new one where it reads none."""
-    for access in kernel.operands:
-        base = access.base
-        if isinstance(base, Slab) and all(
-            m is p for m, p in zip(base.members, params, strict=False)
-        ):
-            return base
-    return make_slab(params, target.alignment)
+def _slabs_read(kernels: Iterable[Kernel]) -> dict[Buffer, Slab]:
+    """The slab in which flat kernels read each parameter: it can lie in one only."""
+    slabs = [a.base for kernel in kernels for a in kernel.reads if isinstance(a.base, Slab)]
+    return {m: slab for slab in slabs for m in slab.members if isinstance(m, Param)}
+
+
+def _slab_home(
+    params: tuple[Param, ...], slab_of: dict[Buffer, Slab], target: Target
+) -> Slab | None:
+    """The slab in which just these parameters lie, or a new one; None if some lie in another."""
+    first = slab_of.get(params[0])
+    if first is None and not any(p in slab_of for p in params):
+        slab = make_slab(params, target.alignment)
+        slab_of.update(dict.fromkeys(params, slab))
+        return slab
+    if first is None or len(first.members) != len(params):
+        return None
+    return first if all(m is p for m, p in zip(first.members, params, strict=True)) else None
 
 
 def _copy_rest(
@@ -224,7 +234,7 @@ def _copy_rest(
         if param in placed or base is param:
             continue
         source: Buffer = source_buffer(base)
-        if base.op.kind is Kind.SOURCE and base.op.eval is None:
+        if isinstance(base, Param):
             aside = Copy(param)
             ordering.add(_copy_kernel(base, source, aside, f"the old value of {base.name}"))
             index = len(ordering.kernels) - 1
@@ -235,13 +245,14 @@ def _copy_rest(
     return last
 
 
-def _copy_kernel(node: Node, source: Buffer, target: Buffer, reason: str) -> Kernel:
+def _copy_kernel(node: Node, source: Buffer, target: Copy | Param, reason: str) -> Kernel:
     shape = static_shape(node.type)
     strides = contiguous_strides(shape)
     read = strides
     if isinstance(source, Line):
         read = source.layout.strides
-    copy = Statement(node, (Load(0),), Level.FULL, 0)
+    param = target.param if isinstance(target, Copy) else target
+    copy = Statement(param, (Load(0),), Level.FULL, 0)  # of a source: a plain copy
     return Kernel(
         f"copy_{node.name}" if node.name.isidentifier() else "copy", shape, (),
         (Access(source, 0, read),), (copy,), (Store(0, Access(target, 0, strides)),),

@@ -36,6 +36,7 @@ class Target:
     beta: bool = False
     horizontal: bool = False
     max_statements: int = 128
+    single_row: int = 1 << 16  # elements up to which a whole tensor may be reduced as one row
     alignment: int = 64  # bytes, of every buffer
 
 
