@@ -218,7 +218,9 @@ class Executable:
         except (TypeError, ValueError) as error:
             raise InputError(f"input {name!r} is not an array of numbers: {error}") from None
         if array.dtype.kind not in "biuf":
-            raise InputError(f"input {name!r} has dtype {array.dtype}, no numbers; need {wanted}")
+            raise InputError(
+                f"input {name!r} has dtype {array.dtype}; need real numbers or bools: {wanted}"
+            )
         weak = not hasattr(value, "dtype") and array.dtype.kind in "bif" and dtype.kind != "b"
         loses = array.dtype.kind == "f" and dtype.kind == "i"
         if loses or not (weak or np.can_cast(array.dtype, dtype, "same_kind")):

@@ -1,17 +1,19 @@
 """The benchmarks measure what they say: both sides compute the same, and faults show."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import graphc as gx
 from graphc.resources import load_bench
 
 runner: Any = load_bench()
-from graphc_bench import compile_time, machine, measure, report, workloads  # noqa: E402
+from graphc_bench import compile_time, machine, measure, peers, report, workloads  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["tiny", "digits", "mnist", "cross-entropy"])
@@ -81,3 +83,14 @@ def test_timing() -> None:
     assert report.duration(0.00238) == "2.38 ms"
     assert report.duration(52.1e-6) == "52.1 us"
     assert report.duration(0.2) == "200 ms"
+
+
+def test_a_peer_that_is_missing_says_what_installs_it() -> None:
+    reason = peers.reason_missing("surely_not_installed")
+    assert "graphc[peers]" in reason
+    assert peers.reason_missing("numpy") == ""
+    row = {"case": "a", "about": "b", "columns": {"jax": {"unavailable": reason}}}
+    (table,) = report.tables({"steps": [row], "compile": {}})
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(table)
+    assert "graphc[peers]" in stream.getvalue()

@@ -57,12 +57,17 @@ def row_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def _is_loaded_on_demand(path: str, top: bool) -> bool:
+    """Whether the package's own __getattr__ loads a module when a user first asks for it."""
+    return path == "__init__.py" and not top
+
+
 def upward(path: str, source: str) -> list[str]:
     """Imports of graphc modules that do not stand in a row below."""
     own = "" if path == "__init__.py" else path.split("/")[0].removesuffix(".py")
     bad: list[str] = []
-    for _, module, name, _, _ in imports(source):
-        if module.split(".")[0] != "graphc":
+    for _, module, name, top, _ in imports(source):
+        if module.split(".")[0] != "graphc" or _is_loaded_on_demand(path, top):
             continue
         target = row_of(module) or (name if name in HEIGHT else "")
         inside = target == own and "/" in path
@@ -79,6 +84,8 @@ def badly_placed(path: str, source: str) -> list[str]:
         place = f"{path}:{statement.lineno}"
         if isinstance(statement, ast.ImportFrom) and statement.level:
             bad.append(f"{place}: relative import")
+        elif _is_loaded_on_demand(path, top):
+            continue
         elif first == "graphc" and (not top or not name or name == "*"):
             bad.append(f"{place}: import graphc's modules at the top, by explicit name")
         elif first in HEAVY and top and not types:

@@ -10,8 +10,8 @@ from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import BackendUnavailable, CompileError
 
 PLANNED = {
-    "cuda": "the CUDA backend is not part of this version; use backend='numpy'",
-    "native": "the native backend is not part of this version; use backend='numpy'",
+    "cuda": "not part of this version",
+    "native": "not part of this version",
 }
 BACKENDS: Mapping[str, Backend] = {NUMPY.name: NUMPY}
 ORDER = ("cuda", "native", "numpy")
@@ -32,16 +32,17 @@ def choose(name: str) -> tuple[Backend, str]:
     """
     if name == "auto":
         found = devices()
-        passed = [f"{n}: {found[n].reason}" for n in ORDER if not found[n].usable]
+        passed = [f"{n} is {found[n].reason}" for n in ORDER if not found[n].usable]
         chosen = next(n for n in ORDER if found[n].usable)
-        return BACKENDS[chosen], "; ".join([f"auto: {chosen}", *passed])
+        return BACKENDS[chosen], "; ".join(["auto", *passed])
     if name.partition(":")[0] not in (*ORDER, "emulator"):
         near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(ORDER)}{hint}")
     if name not in BACKENDS:
-        why = PLANNED.get(name.partition(":")[0], f"backend {name!r} is not part of this version")
-        raise BackendUnavailable(why)
+        raise BackendUnavailable(
+            f"backend {name!r} is not part of this version; use backend='auto' or 'numpy'"
+        )
     backend = BACKENDS[name]
     available = backend.probe()
     if not available.usable:

@@ -12,12 +12,17 @@ from graphc.schedule.records import Program, Target
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a program is to be run. `threads`: None for all cores this process may use; `inputs`:
-    the names of the declared inputs, in the order in which a call hands them over."""
+    """How a program is to be run.
+
+    `threads`: None for all cores this process may use; `inputs`: the names of the declared inputs,
+    in the order in which a call hands them over; `numbers`: of the random draws; `shared`: what a
+    backend lets the specialisations of one executable share, which never run at once.
+    """
 
     threads: int | None = None
     inputs: tuple[str, ...] = ()
-    numbers: Mapping[int, int] = field(default_factory=dict[int, int])  # of the random draws
+    numbers: Mapping[int, int] = field(default_factory=dict[int, int])
+    shared: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Runner(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 
 from graphc.backends.base import Availability, Backend, Options
 from graphc.backends.numpy_kernel import Binding, KernelText, Names, print_kernel
-from graphc.backends.threads import Team, available_threads, quiet_context
+from graphc.backends.threads import Team, available_threads, quiet_context, run_in_turn
 from graphc.evaluate import draw_part
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
@@ -39,6 +39,20 @@ from graphc.schedule.records import (
 
 SMALL = 1 << 16  # bytes: up to here copying costs less than binding
 INLINE = 1500  # lines: a longer program is a function per kernel
+_laying_out = threading.RLock()  # programs of two threads do not move parameters at once
+
+
+class Arena:
+    """Room for temporaries, shared by the specialisations of one executable: as large as the
+    largest of them needs."""
+
+    def __init__(self) -> None:
+        self.array = aligned_empty((0,), np.dtype("uint8"))
+
+    def reserve(self, nbytes: int) -> None:
+        """Grow to at least `nbytes`; programs bound to the old array look again when called."""
+        if self.array.nbytes < nbytes:
+            self.array = aligned_empty((nbytes,), np.dtype("uint8"))
 
 
 class NumpyRunner:
@@ -53,14 +67,15 @@ class NumpyRunner:
         self.draws = Draws(0, 0, options.numbers)
         self.graph = program.schedule.graph
         self.updates = [p for p, _ in self.graph.updates]
-        self.arena = aligned_empty((max(program.plan.peak_nbytes, 1),), np.dtype("uint8"))
+        self.arena: Arena = options.shared.setdefault("arena", Arena())
+        self.arena.reserve(program.plan.peak_nbytes)
         self.bases: dict[Buffer, np.ndarray] = {}
         self.environment: dict[str, Any] = {"copyto": np.copyto, "matmul": np.matmul}
         self.names_of: dict[Buffer, list[tuple[str, Binding]]] = {}
-        self.names = Names({"copyto", "matmul", "lo", "hi", "worker", "run_blocks", "step"})
+        self.names = Names({"copyto", "matmul", "lo", "hi", "worker", "run_blocks", "run_in_turn", "step"})
         self.whole_names: dict[str, str] = {}
         self.texts = [
-            print_kernel(k, self.graph.names, self.names, lambda s, k=k: self._overlaps(k, s))
+            print_kernel(k, self.graph.names, self.names, lambda s, k=k: self._overlapping(k, s))
             for k in program.kernels
         ]
         self._allocate()
@@ -70,6 +85,9 @@ class NumpyRunner:
     # -- calls
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
+        if self.arena.array is not self.arena_array:
+            self._find_arena()
+            self._rebind(Region.ARENA)
         locks = self._lock_params()
         try:
             self.draws = draws
@@ -92,8 +110,14 @@ class NumpyRunner:
                 lock.release()
 
     def run_step(self) -> None:
-        """Run the generated function, without NumPy's warnings."""
-        self.context.run(self.step)
+        """Run the generated function, without NumPy's warnings. If it fails midway, the values that
+        it was to update count as lost."""
+        try:
+            self.context.run(self.step)
+        except BaseException as error:
+            for param in self.updates:
+                param.storage.invalidate(f"{error!r} stopped an update midway")
+            raise
 
     def _lock_params(self) -> list[threading.RLock]:
         """Take the locks of all parameters, at the addresses that the program is bound to."""
@@ -138,13 +162,15 @@ class NumpyRunner:
 
     # -- printing
 
-    def _overlaps(self, kernel: Kernel, store: Store) -> bool:
-        """Whether a store's memory is also read by the kernel."""
-        home = self._extent(store.access.base)
-        return any(
-            home[0] == other[0] and home[1] < other[2] and other[1] < home[2]
-            for other in (self._extent(a.base) for a in kernel.reads)
-        )
+    def _overlapping(self, kernel: Kernel, store: Store) -> set[Buffer]:
+        """What a kernel reads that shares memory with a store."""
+        home, first, last = self._extent(store.access.base)
+        found: set[Buffer] = set()
+        for access in kernel.reads:
+            other, start, end = self._extent(access.base)
+            if home == other and first < end and start < last:
+                found.add(access.base)
+        return found
 
     def _extent(self, buffer: Buffer) -> tuple[Any, int, int]:
         place = self.program.places[buffer]
@@ -157,17 +183,12 @@ class NumpyRunner:
     def _allocate(self) -> None:
         """Memory for everything that has a fixed address."""
         places = self.program.places
-        self.storages: list[Storage] = [p.storage for p in self.graph.params]
-        for slab in self.program.param_slabs:
-            _lay_out(slab)
         self._find_params()
-        self._sort_locks()
+        self._find_arena()
         results = {b for _, b, _ in self.program.results}
         self.direct_results: list[tuple[Buffer, tuple[int, ...], DType]] = []
         for buffer, place in places.items():
-            if place.region is Region.ARENA:
-                self.bases[buffer] = _view(self.arena, place.offset, buffer)
-            elif place.region is Region.CONSTANT:
+            if place.region is Region.CONSTANT:
                 self.bases[buffer] = _constant(buffer)
             elif place.region is Region.RESULT:
                 assert buffer in results
@@ -197,34 +218,46 @@ class NumpyRunner:
             self.collected.append((buffer, shape, how))
         self.scratch = [self._scratch() for _ in range(self.threads)]
 
-    def _find_params(self) -> None:
-        """Look up where the parameters lie now."""
-        self.changes = Storage.changes
-        for storage in self.storages:
-            storage.check()
+    def _find_arena(self) -> None:
+        """Look up where the temporaries lie now."""
+        self.arena_array = self.arena.array
         for buffer, place in self.program.places.items():
-            if place.region is Region.PARAM:
+            if place.region is Region.ARENA:
+                self.bases[buffer] = _view(self.arena_array, place.offset, buffer)
+
+    def _find_params(self) -> None:
+        """Lay the parameters out as the program wants them, and look up where they are now."""
+        with _laying_out:
+            for slab in self.program.param_slabs:
+                _lay_out(slab)
+            changes = Storage.changes
+            for param in self.graph.params:
+                param.storage.check(param.name)
+            for buffer, place in self.program.places.items():
                 owner = place.owner
-                if isinstance(owner, Param):
+                if place.region is Region.PARAM and isinstance(owner, Param):
                     self.bases[buffer] = owner.storage.array
-                elif isinstance(owner, Slab):
+                elif place.region is Region.PARAM and isinstance(owner, Slab):
                     slab = _storages(owner)[0].slab
                     assert slab is not None
                     self.bases[buffer] = slab
+            self._sort_locks()
+            self.changes = changes
 
     def _refresh_params(self) -> None:
         """Another program moved parameters, or a value became invalid: look again."""
-        for slab in self.program.param_slabs:
-            _lay_out(slab)
         self._find_params()
-        self._sort_locks()
+        self._rebind(Region.PARAM)
+
+    def _rebind(self, region: Region) -> None:
         for buffer, place in self.program.places.items():
-            if place.region is Region.PARAM:
+            if place.region is region:
                 self._bind(buffer)
 
     def _sort_locks(self) -> None:
         """One lock per storage or slab, always taken in the same order."""
-        self.locks = list({id(s.lock): s.lock for s in self.storages}.values())
+        storages = [p.storage for p in self.graph.params]
+        self.locks = list({id(s.lock): s.lock for s in storages}.values())
         self.locks.sort(key=id)
 
     def _scratch(self) -> np.ndarray:
@@ -309,7 +342,8 @@ class NumpyRunner:
             if text.blocked and text.lines:
                 name = self.names.fresh(f"{text.kernel.name}_block")
                 function = _function(f"{name}(lo, hi, worker)", self._prologue(text) + text.lines)
-                lines.append(f"run_blocks({name}, {text.kernel.space[0]}, {text.step})")
+                run = "run_blocks" if text.threaded else "run_in_turn"
+                lines.append(f"{run}({name}, {text.kernel.space[0]}, {text.step})")
             else:
                 lines += text.lines
             lines += text.after
@@ -325,7 +359,7 @@ class NumpyRunner:
             else:
                 body += [header, *lines]
         self.source = "\n\n".join([*functions, _function("step()", body)]) + "\n"
-        self.environment["run_blocks"] = self.team.run
+        self.environment.update(run_blocks=self.team.run, run_in_turn=run_in_turn)
         exec(compile(self.source, "<graphc numpy program>", "exec"), self.environment)
         self.step: Callable[[], None] = self.environment["step"]
 
@@ -448,4 +482,4 @@ def _probe() -> Availability:
     return Availability(True, "always there", details)
 
 
-NUMPY = Backend("numpy", Target("numpy", horizontal=True), NumpyRunner, _probe)
+NUMPY = Backend("numpy", Target("numpy", horizontal=1 << 16), NumpyRunner, _probe)

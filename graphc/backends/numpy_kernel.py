@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graphc.backends.numpy_places import Call, Places, StorePlace, Variable
 from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
 from graphc.ir.node import Node
 from graphc.ir.op import OPS, Kind
@@ -25,6 +26,7 @@ from graphc.ir.tensor_type import BOOL, INT64, DType
 from graphc.schedule.records import (
     Access,
     Argument,
+    Buffer,
     Kernel,
     Level,
     Load,
@@ -37,7 +39,8 @@ from graphc.schedule.records import Literal as LiteralArgument
 
 BITS = {1: np.dtype("int8"), 4: np.dtype("int32"), 8: np.dtype("int64")}
 UNSIGNED = {4: np.dtype("uint32"), 8: np.dtype("uint64")}
-BLOCK = 1 << 16  # points that a block of a large kernel holds: its scratch stays in the cache
+BLOCK = 1 << 17  # points of a block of a large kernel: its scratch stays in the cache
+THREADED = 1 << 24  # multiplies' worth of work from which threads pay
 SMALL_PRODUCT = 1 << 21  # multiply-adds up to which a transposed operand is copied first
 Axes = tuple[int, ...]
 
@@ -61,29 +64,6 @@ class Binding:
     viewed: DType | None = None  # seen as integers of the same width
 
 
-@dataclass(eq=False)
-class _Variable:
-    """A value while a kernel is printed."""
-
-    name: str
-    dtype: DType
-    level: Level
-    last_use: int = -1
-    store: Store | None = None
-    lives_in: str = ""  # the name of the array that holds it
-
-
-@dataclass
-class _Call:
-    """A call whose result has no place yet: `write(argument names, result name)` gives lines."""
-
-    write: Callable[[list[str], str], list[str]]
-    args: list[_Variable | str]
-    out: _Variable
-    elementwise: bool = True  # may write over an argument that dies here
-    combine: str = ""  # of a reduction: how partial results are joined
-
-
 @dataclass
 class KernelText:
     """The printed kernel."""
@@ -96,6 +76,12 @@ class KernelText:
     after: list[str] = field(default_factory=list)  # once, after the blocks
     bindings: dict[str, Binding] = field(default_factory=dict)
     slots: list[tuple[DType, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def threaded(self) -> bool:
+        """Whether handing blocks to threads costs less than it saves."""
+        costs = (s.node.op.cost for s in self.kernel.statements)
+        return self.blocks > 1 and self.kernel.size * sum(costs) >= THREADED
 
     @property
     def blocks(self) -> int:
@@ -125,10 +111,13 @@ def _is_reserved(name: str) -> bool:
 
 
 def print_kernel(
-    kernel: Kernel, node_names: dict[Node, str], names: Names, overlaps: Callable[[Store], bool]
+    kernel: Kernel,
+    node_names: dict[Node, str],
+    names: Names,
+    overlapping: Callable[[Store], set[Buffer]],
 ) -> KernelText:
-    """Print a kernel. `overlaps(store)`: whether the store shares memory with anything it reads."""
-    return _Printer(kernel, node_names, names, overlaps).run()
+    """Print a kernel. `overlapping(store)`: what the kernel reads that shares the store's memory."""
+    return _Printer(kernel, node_names, names, overlapping).run()
 
 
 class _Printer:
@@ -137,13 +126,13 @@ class _Printer:
         kernel: Kernel,
         node_names: dict[Node, str],
         names: Names,
-        overlaps: Callable[[Store], bool],
+        overlapping: Callable[[Store], set[Buffer]],
     ) -> None:
         blocked = kernel.size > BLOCK and not kernel.pieces and _can_block(kernel)
         rows = max(1, BLOCK // max(1, prod(kernel.space[1:])))
         self.text = KernelText(kernel, blocked, rows)
         self.kernel, self.node_names, self.names = kernel, node_names, names
-        self.overlaps = overlaps
+        self.overlapping = overlapping
         self.reduces_rows = blocked and 0 in kernel.inner  # blocks give partial results
         self.bound: dict[Any, str] = {}
 
@@ -151,27 +140,23 @@ class _Printer:
         if self.kernel.pieces:
             self._join()
             return self.text
-        self.variables: list[_Variable] = []
+        self.variables: list[Variable] = []
         stores = {s.value: s for s in self.kernel.stores}
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         for i, statement in enumerate(self.kernel.statements):
             name = self.node_names.get(statement.node, statement.node.op.name)
-            variable = _Variable(name, statement.node.dtype, statement.level, store=stores.get(i))
+            variable = Variable(name, statement.node.dtype, statement.level, store=stores.get(i))
             self.variables.append(variable)
             self._statement(statement, variable)
         for store in self.kernel.stores:  # a second buffer for the same value
             if stores[store.value] is not store:
                 self._copy(self.variables[store.value], store)
-        for at, call in enumerate(self.calls):
-            for arg in call.args:
-                if isinstance(arg, _Variable):
-                    arg.last_use = at
         self._assign()
         return self.text
 
     # -- statements to calls
 
-    def _statement(self, statement: Statement, out: _Variable) -> None:
+    def _statement(self, statement: Statement, out: Variable) -> None:
         op, kind = statement.node.op, statement.node.op.kind
         if kind is Kind.CONTRACTION:
             self._product(out)
@@ -189,8 +174,8 @@ class _Printer:
             args = [self._argument(a, statement.level) for a in statement.args]
             self._steps(trace(op, dtypes, statement.node.attrs), args, out)
 
-    def _steps(self, steps: tuple[Step, ...], args: list[_Variable | str], out: _Variable) -> None:
-        results: list[_Variable] = []
+    def _steps(self, steps: tuple[Step, ...], args: list[Variable | str], out: Variable) -> None:
+        results: list[Variable] = []
         for i, step in enumerate(steps):
             last = i == len(steps) - 1
             result = out if last else self._temporary(out, step.dtype)
@@ -208,7 +193,7 @@ class _Printer:
             else:
                 self._ufunc(step, given, result)
 
-    def _ufunc(self, step: Step, args: list[_Variable | str], out: _Variable) -> None:
+    def _ufunc(self, step: Step, args: list[Variable | str], out: Variable) -> None:
         name = self._object(step.function, ufunc(step.function))
         keyword = ""
         if name in ("maximum", "minimum"):  # deprecate a positional `out`, are slow with scalars
@@ -217,9 +202,9 @@ class _Printer:
                 args = [self._line_of(a, step.arg_dtype) for a in args]
         self._call(lambda a, o: [f"{name}({', '.join(a)}, {keyword}{o})"], args, out)
 
-    def _line_of(self, argument: _Variable | str, dtype: DType) -> _Variable | str:
+    def _line_of(self, argument: Variable | str, dtype: DType) -> Variable | str:
         """A scalar constant repeated along the innermost loop; other arguments as they are."""
-        if isinstance(argument, _Variable) or not self.kernel.space:
+        if isinstance(argument, Variable) or not self.kernel.space:
             return argument
         value = self.text.bindings[argument].value
         if not isinstance(value, np.ndarray) or value.ndim:
@@ -230,7 +215,7 @@ class _Printer:
         name = self._shared((value.tobytes(), dtype, extent), f"{argument}_line", line)
         return f"{name}[: hi - lo]" if cut else name
 
-    def _where(self, step: Step, args: list[_Variable | str], out: _Variable) -> None:
+    def _where(self, step: Step, args: list[Variable | str], out: Variable) -> None:
         """Choice on the bits: exact for NaN and inf, and ten times faster than np.where."""
         condition, x, y = args
         bits = BITS[step.dtype.itemsize]
@@ -266,7 +251,7 @@ class _Printer:
         self._call(write_mix, [x, y, mask], mix, elementwise=False)
         self._call(write_out, [mix, y], out)
 
-    def _reduction(self, statement: Statement, out: _Variable) -> None:
+    def _reduction(self, statement: Statement, out: Variable) -> None:
         op, inner = statement.node.op, self.kernel.inner
         x = self._argument(statement.args[0], Level.FULL, whole=True)
         if not op.combine:
@@ -282,7 +267,7 @@ class _Printer:
         else:
             reduce_name = self._object(f"{op.combine}_reduce", ufunc(op.combine).reduce)
             write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]
-        self.calls.append(_Call(write, [x], out, False, op.combine))
+        self.calls.append(Call(write, [x], out, False, op.combine))
 
     def _sums_by_product(self, statement: Statement) -> bool:
         """A product with ones takes half the time of a small sum along one of two axes."""
@@ -292,7 +277,7 @@ class _Printer:
             and statement.node.type.is_float
         )
 
-    def _gather(self, statement: Statement, out: _Variable) -> None:
+    def _gather(self, statement: Statement, out: Variable) -> None:
         """Flat indexing, then NaN (0 for integers) where the label is out of range."""
         x = self._argument(statement.args[0], Level.FULL, whole=True)
         labels = self._argument(statement.args[1], Level.OUTER)
@@ -323,14 +308,14 @@ class _Printer:
             [x, index, outside], out, elementwise=False,
         )  # fmt: skip
 
-    def _draw(self, statement: Statement, out: _Variable) -> None:
+    def _draw(self, statement: Statement, out: Variable) -> None:
         draw = self.names.fresh(f"draw_{out.name}")
         self.text.bindings[draw] = Binding("draw", value=statement.node)
         row = prod(self.kernel.space[1:])
         start = f"lo * {row}" if self.text.blocked else "0"
         self._call(lambda a, o: [f"{draw}({o}, {start})"], [], out)
 
-    def _product(self, out: _Variable) -> None:
+    def _product(self, out: Variable) -> None:
         """The whole product at once, by the BLAS and its threads."""
         c = self.kernel.contraction
         assert c is not None
@@ -357,7 +342,7 @@ class _Printer:
         )  # fmt: skip
         self.text.before.append(f"matmul({a}, {b}, {shaped})")
 
-    def _place_of_product(self, out: _Variable) -> str:
+    def _place_of_product(self, out: Variable) -> str:
         """The product's own store, else that of a later value which overwrites it, else scratch."""
         own = out.store
         if own is None:
@@ -367,7 +352,7 @@ class _Printer:
             for store in self.kernel.stores:
                 statement = self.kernel.statements[store.value]
                 same = statement.node.dtype == out.dtype and statement.level is Level.FULL
-                if same and store.value >= last and not self.overlaps(store):
+                if same and store.value >= last and not self.overlapping(store):
                     own = store
                     break
         if own is not None:
@@ -376,47 +361,38 @@ class _Printer:
         out.lives_in = self._whole(out.name, out.dtype, self.kernel.space, cut=True)
         return out.lives_in
 
-    def _copy(self, value: _Variable, store: Store) -> None:
-        twin = _Variable(value.name, value.dtype, value.level, store=store)
+    def _copy(self, value: Variable, store: Store) -> None:
+        twin = Variable(value.name, value.dtype, value.level, store=store)
         self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [value], twin)
 
     def _call(
         self,
         write: Callable[[list[str], str], list[str]],
-        args: list[_Variable | str],
-        out: _Variable,
+        args: list[Variable | str],
+        out: Variable,
         elementwise: bool = True,
     ) -> None:
-        self.calls.append(_Call(write, args, out, elementwise))
+        self.calls.append(Call(write, args, out, elementwise))
 
     # -- calls to lines: each value gets a place
 
     def _assign(self) -> None:
-        free: dict[tuple[DType, Level], list[str]] = {}
-        owner: dict[str, _Variable] = {}
+        stores: dict[Variable, StorePlace] = {}
+        for call in self.calls:
+            if call.out.store is not None:
+                stores[call.out] = self._store_place(call.out.store)
+        places = Places(self.calls, stores, self._level_slot)
         for at, call in enumerate(self.calls):
-            names = [a if isinstance(a, str) else a.lives_in for a in call.args]
-            dying = [
-                a for a in call.args
-                if isinstance(a, _Variable) and a.last_use == at and owner.get(a.lives_in) is a
-            ]  # fmt: skip
-            if call.elementwise:
-                _release(dying, free, owner)
-            out = call.out
-            if out.store is not None:
-                node = self.kernel.statements[out.store.value].node
-                out.lives_in = self._store_name(out.store, node)
-            elif not out.lives_in:
-                spare = free.get((out.dtype, out.level))
-                out.lives_in = spare.pop() if spare else self._level_slot(out)
-                owner[out.lives_in] = out
-            if not call.elementwise:
-                _release(dying, free, owner)
+            names = places.settle(at)
             self._emit(call, names)
-            if out.last_use < at and owner.get(out.lives_in) is out:
-                _release([out], free, owner)
 
-    def _emit(self, call: _Call, names: list[str]) -> None:
+    def _store_place(self, store: Store) -> StorePlace:
+        shared = self.overlapping(store)
+        operands = [n for n, b in self.text.bindings.items() if b.access and b.access.base in shared]
+        name = self._store_name(store, self.kernel.statements[store.value].node)
+        return StorePlace(name, frozenset(operands))
+
+    def _emit(self, call: Call, names: list[str]) -> None:
         place, out = call.out.lives_in, call.out
         if not self.reduces_rows or out.level is Level.FULL:
             self.text.lines += call.write(names, place)
@@ -433,7 +409,7 @@ class _Printer:
 
     # -- names
 
-    def _argument(self, argument: Argument, level: Level, whole: bool = False) -> _Variable | str:
+    def _argument(self, argument: Argument, level: Level, whole: bool = False) -> Variable | str:
         if isinstance(argument, Value):
             return self.variables[argument.index]
         if isinstance(argument, LiteralArgument):
@@ -480,7 +456,7 @@ class _Printer:
             self.text.bindings[name] = Binding("view", dtype, shape, access, cut=cut)
         return self.bound[key]
 
-    def _level_slot(self, variable: _Variable) -> str:
+    def _level_slot(self, variable: Variable) -> str:
         shape = self._shape(variable.level)
         if self.text.blocked and not (self.reduces_rows and variable.level is Level.OUTER):
             shape = (min(self.text.step, shape[0]), *shape[1:])
@@ -504,16 +480,16 @@ class _Printer:
         self.text.bindings[name] = Binding("own", dtype, shape, cut=cut)
         return name
 
-    def _temporary(self, like: _Variable, dtype: DType) -> _Variable:
-        return _Variable(f"{like.name}_t", dtype, like.level)
+    def _temporary(self, like: Variable, dtype: DType) -> Variable:
+        return Variable(f"{like.name}_t", dtype, like.level)
 
     def _constant(self, value: Scalar, dtype: DType) -> str:
         array = np.array(value, dtype)
         text = f"c_{value}".replace("-", "minus_").replace(".", "p").replace("+", "")
         return self._shared((array.tobytes(), dtype), text, array)
 
-    def _is_zero(self, argument: _Variable | str) -> bool:
-        if isinstance(argument, _Variable):
+    def _is_zero(self, argument: Variable | str) -> bool:
+        if isinstance(argument, Variable):
             return False
         value = self.text.bindings[argument].value
         return isinstance(value, np.ndarray) and value.ndim == 0 and not any(value.tobytes())
@@ -558,16 +534,6 @@ class _Printer:
             )
             target = self._view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
             self.text.lines.append(f"copyto({target}, {source})")
-
-
-def _release(
-    dead: Iterable[_Variable],
-    free: dict[tuple[DType, Level], list[str]],
-    owner: dict[str, _Variable],
-) -> None:
-    for variable in dict.fromkeys(dead):
-        if owner.pop(variable.lives_in, None) is not None:
-            free.setdefault((variable.dtype, variable.level), []).append(variable.lives_in)
 
 
 def _can_block(kernel: Kernel) -> bool:

@@ -27,6 +27,12 @@ def quiet_context() -> contextvars.Context:
     return context
 
 
+def run_in_turn(block: Callable[[int, int, int], None], extent: int, step: int) -> None:
+    """Call `block(lo, hi, 0)` for every block of `step` rows out of `extent`, in this thread."""
+    for lo in range(0, extent, step):
+        block(lo, min(lo + step, extent), 0)
+
+
 class Team:
     """Runs a block function over all blocks, each block once, in whatever thread is free.
 

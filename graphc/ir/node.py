@@ -248,7 +248,7 @@ class Param(Node):
     @property
     def value(self) -> np.ndarray:
         """A copy of the current value; setting it copies the new value in."""
-        return self.storage.read()
+        return self.storage.read(self.name)
 
     @value.setter
     def value(self, value: Any) -> None:

@@ -32,10 +32,10 @@ class Storage:
         self.slab = None
         self.invalid = ""
 
-    def read(self) -> np.ndarray:
+    def read(self, name: str) -> np.ndarray:
         """A copy; raises InputError if a fault left the value undefined."""
         with self.lock:
-            self.check()
+            self.check(name)
             return self.array.copy()
 
     def write(self, value: Any, name: str) -> None:
@@ -72,10 +72,12 @@ class Storage:
         self.invalid = why
         Storage.changes += 1
 
-    def check(self) -> None:
+    def check(self, name: str) -> None:
         """Raise InputError if the value was lost in the middle of an update."""
         if self.invalid:
-            raise InputError(f"the value is undefined: {self.invalid}; set it with p.value = ...")
+            raise InputError(
+                f"the value of {name} is undefined: {self.invalid}; set it with p.value = ..."
+            )
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DType, alignment: int = ALIGNMENT) -> np.ndarray:

@@ -57,7 +57,7 @@ class Fusion:
     def of(graph: Graph, target: Target) -> Fusion:
         """Group the computed nodes of a bound graph as the target likes it."""
         fusion = Fusion(Flow.of(graph), target)
-        if target.horizontal:
+        if not target.beta:
             fusion.updates = _update_region(fusion.flow)
         fusion.on_tile = _tile_values(fusion.flow) - fusion.updates
         for node in reversed(fusion.flow.computed):  # consumers before producers
@@ -92,8 +92,10 @@ class Fusion:
                 and self._merge(chosen, group)
             ):
                 merged.add(group)
-            else:
+            elif _have_one_loop_nest(chosen, group):
                 why[group] = "fused with another user; merging the two would close a cycle"
+            else:
+                why[group] = "fused with another user, whose loops are others"
         for use, group in uses:
             level, reason = verdicts[group]
             if level is not None and stays:
@@ -133,7 +135,7 @@ class Fusion:
         if kind is Kind.JOIN or node.op.kind is Kind.JOIN:
             return None, "a join moves whole pieces"
         if group.is_update != (node in self.updates):
-            return None, "the parameter updates run as one flat kernel"
+            return None, "parameter updates are kernels of their own"
         reads = read_level(consumer, use.position, consumer_level)
         home = self.flow.homes[node]
         if home.level is Level.OUTER:
@@ -202,14 +204,8 @@ class Fusion:
         return not any(o is not group and o.reaches & group.mask for o in others)
 
     def _merge(self, into: Group, group: Group) -> bool:
-        fits = (
-            into.space == group.space
-            and (into.inner == group.inner or not into.inner or not group.inner)
-            and into.is_update == group.is_update
-            and not (into.reaches & group.mask or group.reaches & into.mask)
-        )
-        contractions = [g.contraction for g in (into, group) if g.contraction is not None]
-        if not fits or len(contractions) > 1 or (contractions and (into.inner or group.inner)):
+        in_line = into.reaches & group.mask or group.reaches & into.mask
+        if in_line or not _have_one_loop_nest(into, group):
             return False
         into.mask |= group.mask
         into.inner = into.inner or group.inner
@@ -283,6 +279,15 @@ class Fusion:
             if not _same_point(use.layout, group.space, group.inner, reads, Level.FULL):
                 return False
         return True
+
+
+def _have_one_loop_nest(a: Group, b: Group) -> bool:
+    """Whether two groups could be one kernel, as far as their loops go."""
+    contractions = [g for g in (a, b) if g.contraction is not None]
+    if contractions and (len(contractions) > 1 or a.inner or b.inner):
+        return False
+    same = a.inner == b.inner or not a.inner or not b.inner
+    return same and a.space == b.space and a.is_update == b.is_update
 
 
 def read_level(consumer: Node, position: int, level: Level) -> Level:

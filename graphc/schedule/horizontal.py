@@ -2,7 +2,8 @@
 
 Updates of the same form (same statements, same dtypes, same scalars) differ only in the buffers they
 read and write. Laid one behind another in slabs, they become one elementwise kernel over one loop:
-for a small network that saves more time than the arithmetic takes.
+for small parameters that saves more time than the arithmetic takes. The update of a large one runs
+as soon as its gradient is there, while that is still in the cache.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def merge_updates(
     result: list[Kernel] = []
     for kernel in kernels:
         signature = None
-        if any(node in updates for node in kernel.nodes):
+        if kernel.size <= target.horizontal and any(n in updates for n in kernel.nodes):
             signature = _signature(kernel, written, outputs)
         if signature is None:
             result.append(kernel)
@@ -45,9 +46,9 @@ def merge_updates(
     taken: set[Buffer] = set()
     for alike in classes.values():
         columns = _columns(alike)
-        fresh = all(len(set(column)) == len(column) for column in columns)
-        clash = any(c not in slabs and taken & set(c) for c in columns)
-        if len(alike) == 1 or not fresh or clash:
+        new = [buffer for c in dict.fromkeys(columns) if c not in slabs for buffer in c]
+        clash = len(set(new)) < len(new) or not taken.isdisjoint(new)  # a buffer has one place
+        if len(alike) == 1 or clash:
             result += alike
             continue
         for column in columns:

@@ -49,6 +49,7 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     ordering = _Ordering(kernels, position)
     updates = {p: fusion.flow.bases[node][0] for p, node in graph.updates}
     in_place, notes = _place_updates(ordering, updates, target)
+    ordering.in_place = in_place
     copies = _copy_rest(ordering, updates, in_place)
     ordered = [ordering.kernels[i] for i in ordering.order()] + copies
     if target.beta:
@@ -98,6 +99,7 @@ class _Ordering:
     writer: dict[Buffer, int] = field(default_factory=dict)
     readers: dict[Buffer, list[int]] = field(default_factory=dict)
     after: list[set[int]] = field(default_factory=list)
+    in_place: Mapping[Buffer, Param | Slab] = field(default_factory=dict[Buffer, Param | Slab])
 
     def __post_init__(self) -> None:
         for i, kernel in enumerate(self.kernels):
@@ -135,7 +137,8 @@ class _Ordering:
         return False
 
     def order(self) -> list[int]:
-        """Kahn's algorithm; among kernels that are ready, the one whose last node comes first."""
+        """Kahn's algorithm. Among kernels that are ready, first those that only free memory, because
+        they write nothing but parameters; then the one whose last node comes first."""
         waits = [0] * len(self.kernels)
         for later in self.after:
             for i in later:
@@ -144,7 +147,7 @@ class _Ordering:
         heapq.heapify(ready)
         order: list[int] = []
         while ready:
-            _, i = heapq.heappop(ready)
+            _, _, i = heapq.heappop(ready)
             order.append(i)
             for later in self.after[i]:
                 waits[later] -= 1
@@ -153,8 +156,10 @@ class _Ordering:
         assert len(order) == len(self.kernels), "fusion made a cycle of kernels"
         return order
 
-    def _key(self, i: int) -> tuple[int, int]:
-        return max((self.position[n] for n in self.kernels[i].nodes), default=-1), i
+    def _key(self, i: int) -> tuple[bool, int, int]:
+        kernel = self.kernels[i]
+        makes = any(access.base not in self.in_place for access in kernel.writes)
+        return makes, max((self.position[n] for n in kernel.nodes), default=-1), i
 
 
 def _place_updates(

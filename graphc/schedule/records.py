@@ -29,12 +29,13 @@ class Target:
     """What a backend likes, as far as fusion and lowering ask.
 
     `beta`: the contraction can compute `c = beta * c + a @ b`, so that parameter updates join its
-    epilogue. `horizontal`: updates of all parameters become one flat kernel instead.
+    epilogue. Without it, updates are kernels of their own, and those of parameters of at most
+    `horizontal` elements run together as one flat kernel.
     """
 
     name: str
     beta: bool = False
-    horizontal: bool = False
+    horizontal: int = 0
     max_statements: int = 128
     single_row: int = 1 << 16  # elements up to which a whole tensor may be reduced as one row
     alignment: int = 64  # bytes, of every buffer

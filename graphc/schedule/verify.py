@@ -32,7 +32,9 @@ from graphc.schedule.records import (
 
 def verify_schedule(schedule: Schedule) -> None:
     """Arguments precede, stages and levels fit the form, operands are sources or were stored by an
-    earlier kernel, stores are in bounds, and no old value is read after it was overwritten."""
+    earlier kernel, stores are in bounds, no old value is read after it was overwritten, and no
+    buffer lies in two slabs."""
+    _verify_slabs(schedule)
     written: set[Buffer] = set()
     overwritten: dict[Param, str] = {}
     for kernel in schedule.kernels:
@@ -80,6 +82,16 @@ def _verify_kernel(kernel: Kernel) -> None:
             raise CompileError(
                 f"{kernel.name}: full-level statement {i} follows a reduction in {kernel.form} form"
             )
+
+
+def _verify_slabs(schedule: Schedule) -> None:
+    accesses = (a for k in schedule.kernels for a in (*k.reads, *k.writes))
+    bases: list[Buffer] = [*(a.base for a in accesses), *schedule.in_place.values()]
+    home: dict[Buffer, Buffer] = {}
+    for base in bases:
+        for member in base.members if isinstance(base, Slab) else ():
+            if home.setdefault(member, base) is not base:
+                raise CompileError(f"{member.name} lies in two slabs")
 
 
 def _verify_bounds(kernel: Kernel, access: Access) -> None:
