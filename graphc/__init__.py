@@ -1,8 +1,9 @@
 """graphc: a static-graph compiler for arrays."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from graphc.autodiff import grad, hvp, jvp, vjp
-from graphc.backends import devices
-from graphc.compiler import compile
 from graphc.errors import (
     BackendUnavailable,
     CheckpointError,
@@ -93,13 +94,30 @@ from graphc.ops.views import (
     swapaxes,
     transpose,
 )
-from graphc.report.dot import to_dot
+
+if TYPE_CHECKING:
+    from graphc import testing
+    from graphc.backends import devices
+    from graphc.compiler import compile
+    from graphc.report.dot import to_dot
+
+# loaded when first used: declaring a graph needs none of it, and `import graphc` stays quick
+LAZY = {
+    "compile": "graphc.compiler",
+    "devices": "graphc.backends",
+    "to_dot": "graphc.report.dot",
+    "testing": "graphc.testing",
+}
 
 
 def __getattr__(name: str) -> object:
-    """`graphc.testing` is loaded when it is first used, so that `import graphc` stays quick."""
-    if name == "testing":
-        import graphc.testing
+    if name not in LAZY:
+        raise AttributeError(f"module 'graphc' has no attribute {name!r}")
+    module = importlib.import_module(LAZY[name])
+    found = module if LAZY[name] == f"graphc.{name}" else getattr(module, name)
+    globals()[name] = found
+    return found
 
-        return graphc.testing
-    raise AttributeError(f"module 'graphc' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *LAZY])

@@ -18,7 +18,7 @@ from graphc.ir.node import make
 from graphc.ir.op import OPS, Kind
 from graphc.schedule.records import Access, Kernel, Level, Schedule, Slab, Value
 from graphc.schedule.verify import verify_schedule
-from graphc.testing import assert_close, check_grads, random_graph
+from graphc.testing import assert_close, random_graph
 
 X, Y = gx.input("x", (6, 5)), gx.input("y", (6, 5))
 Z, R, Q = gx.input("z", (5, 6)), gx.input("r", (6, 4)), gx.input("q", (6, 1))
@@ -63,7 +63,7 @@ DROPPED = gx.dropout(X, 0.5)
 FORMULAS: dict[str, tuple[list[gx.Node], list[str]]] = {
     "elementwise": ([MIXED], ["elementwise"]),
     "its gradients": (gx.grad(MIXED.sum(), [X, Y]), ["elementwise"]),
-    "both": (with_gradient(MIXED.sum(), X, Y), ["full", "elementwise"]),
+    "its sum and gradients": (with_gradient(MIXED.sum(), X, Y), ["full"]),
     "broadcast operands": ([X * SCALE + Q], ["elementwise"]),
     "softmax": ([gx.softmax(X)], ["row"]),
     "log-softmax": ([gx.log_softmax(X)], ["row"]),
@@ -82,7 +82,7 @@ FORMULAS: dict[str, tuple[list[gx.Node], list[str]]] = {
     "column sums of a formula": ([(gx.exp(X) * Y).sum(0)], ["column"]),
     "full sum of a formula": ([(gx.exp(X) * Y).sum()], ["full"]),
     "what follows a sum": ([gx.sqrt(gx.mean(X * X, axis=0)) + 1], ["column"]),
-    "squared error": (with_gradient(gx.mse(gx.tanh(X), Y), X), ["full", "elementwise"]),
+    "squared error and gradient": (with_gradient(gx.mse(gx.tanh(X), Y), X), ["full"]),
     "several sums": ([gx.exp(X).sum(1), gx.exp(X).max(1), gx.exp(X)], ["row"]),
     "bias and activation": ([gx.relu(X @ W + B)], ["contraction"]),
     "residual": ([gx.tanh(X @ W + B) + R], ["contraction"]),
@@ -95,7 +95,7 @@ FORMULAS: dict[str, tuple[list[gx.Node], list[str]]] = {
         [DROPPED.sum(1), gx.grad((DROPPED * Y).sum(), X)], ["row", "elementwise"]
     ),
     "join": ([gx.concatenate([gx.exp(X), Y])], ["elementwise", "join"]),
-    "views are free": ([gx.exp(X.reshape(5, 6)[:, ::-1].T) + X], ["elementwise"]),
+    "views are free": ([gx.exp(X[:, ::-1]) * X.reshape(30).reshape(6, 5) + Z.T], ["elementwise"]),
 }  # fmt: skip
 
 
@@ -376,7 +376,7 @@ def other_slab(kernel: Kernel) -> Kernel:
 FAULTS: list[tuple[str, Callable[[Schedule], Schedule]]] = [
     ("before it is computed", lambda s: replace(s, kernels=s.kernels[::-1])),
     ("before it is computed", lambda s: replace(s, kernels=s.kernels[1:])),
-    ("reads the old value of", lambda s: replace(s, kernels=(s.kernels[-1], *s.kernels[:-1]))),
+    ("reads the old value of", lambda s: replace(s, kernels=(*s.kernels, s.kernels[0]))),
     ("is never (computed|stored)", lambda s: replace(s, kernels=s.kernels[:-1])),
     ("uses a later statement", lambda s: with_kernel(s, "row", later_argument)),
     ("runs before its argument", lambda s: with_kernel(s, "row", early_stage)),
@@ -397,9 +397,10 @@ def test_verifier_finds_planted_faults(number: int) -> None:
 
 
 def exchanged(kernel: Kernel) -> Kernel:
-    """The first statement with two different arguments, turned round."""
+    """The first statement in which order matters, with its two arguments turned round."""
     for i, s in enumerate(kernel.statements):
-        if len(s.args) == 2 and s.args[0] != s.args[1] and not s.node.op.commutative:
+        alike = len(s.args) == 2 and s.node.inputs[0].dtype == s.node.inputs[1].dtype
+        if alike and s.args[0] != s.args[1] and not s.node.op.commutative:
             turned = replace(s, args=s.args[::-1])
             statements = (*kernel.statements[:i], turned, *kernel.statements[i + 1 :])
             return replace(kernel, statements=statements)
@@ -426,17 +427,3 @@ def test_comparison_finds_a_wrong_fusion() -> None:
             found += 1
     assert wrong >= 10
     assert found >= 0.7 * wrong  # the rest are symmetric in their values
-
-
-def test_gradient_check_finds_a_wrong_rule_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = gx.mean(gx.square(gx.tanh(X @ W + B)))
-    values = {n: a * 0.3 for n, a in draw_inputs(scheduled([loss])).items()}
-    check_grads(loss, [X, W], values, order=1)
-    rule = OPS["tanh"].vjp_of(0)
-    assert rule is not None
-    broken = {0: lambda g, out, x: rule(g, out, x) * 1.0005}
-    monkeypatch.setattr(type(OPS["tanh"]), "vjp_of", lambda op, i: (
-        broken[i] if op is OPS["tanh"] else op.vjp(i) if callable(op.vjp) else op.vjp.get(i)
-    ))  # fmt: skip
-    with pytest.raises(AssertionError, match="derivative 1"):
-        check_grads(loss, [X, W], values, order=1)

@@ -1,15 +1,15 @@
 """The memory plan: live ranges to offsets in one arena.
 
 A buffer lives from the kernel that writes it to the last that reads it. Where a kernel may write over
-an operand that dies in it, the result takes over the operand's bytes. The rest are placed largest
-first, each into the smallest gap that is free during its life; above 600 buffers by a linear scan
-over time with best fit, because the first way is quadratic.
+an operand that dies in it, the result takes over the operand's bytes. The rest are placed one by
+one, each into the smallest gap that is free during its life, in the best of a few orders; above 600
+buffers by a linear scan over time with best fit, because the first way is quadratic.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphc.ir.op import Kind
@@ -35,6 +35,15 @@ class _Life:
     last: int
     buffers: list[Buffer] = field(default_factory=list)
     offset: int = 0
+
+
+ORDERS: tuple[Callable[[_Life], tuple[int, int]], ...] = (
+    lambda v: (-v.nbytes, v.first),
+    lambda v: (-v.nbytes * (v.last - v.first + 1), v.first),
+    lambda v: (v.first - v.last, -v.nbytes),
+    lambda v: (v.first, -v.nbytes),
+    lambda v: (-v.last, -v.nbytes),
+)
 
 
 def plan_memory(schedule: Schedule) -> MemoryPlan:
@@ -140,10 +149,25 @@ def _share(
 
 
 def _place_exactly(lives: Sequence[_Life]) -> int:
-    """Largest first, each into the smallest sufficient gap between those alive at the same time."""
+    """The best of several orders, taken one after another until no plan could need less."""
+    least = _largest_sum(lives)
+    best, offsets = -1, [0] * len(lives)
+    for order in ORDERS:
+        peak = _place_in_order(sorted(lives, key=order))
+        if best < 0 or peak < best:
+            best, offsets = peak, [life.offset for life in lives]
+        if best == least:
+            break
+    for life, offset in zip(lives, offsets, strict=True):
+        life.offset = offset
+    return best
+
+
+def _place_in_order(lives: Sequence[_Life]) -> int:
+    """Each into the smallest sufficient gap between those placed before that live when it does."""
     placed: list[_Life] = []
     peak = 0
-    for life in sorted(lives, key=lambda v: (-v.nbytes, v.first)):
+    for life in lives:
         busy = sorted(
             (p.offset, p.offset + p.nbytes)
             for p in placed
