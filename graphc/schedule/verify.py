@@ -13,7 +13,7 @@ from graphc.errors import CompileError
 from graphc.ir.graph import is_external
 from graphc.ir.node import Param
 from graphc.ir.op import Kind
-from graphc.schedule.order import expand
+from graphc.schedule.order import expand, may_alias
 from graphc.schedule.records import (
     Access,
     Allocation,
@@ -127,12 +127,14 @@ def _is_source(buffer: Buffer) -> bool:
 
 def verify_plan(plan: MemoryPlan) -> None:
     """No two buffers that are alive at once share a byte, unless one takes over the other's in
-    place; offsets are aligned and below the peak."""
+    place, in a kernel that does not need it any more; offsets are aligned and below the peak."""
     for allocation in plan.allocations:
         if allocation.offset % plan.alignment:
             raise CompileError(f"{allocation.buffer.name} is not aligned: {allocation.offset}")
         if allocation.offset + allocation.nbytes > plan.peak_nbytes:
             raise CompileError(f"{allocation.buffer.name} lies beyond the planned peak")
+        if allocation.alias_of is not None:
+            _verify_in_place(plan.schedule.kernels[allocation.first], allocation)
     alive: list[tuple[int, int, Allocation]] = []  # by offset
     ends: list[tuple[int, int, int]] = []  # last kernel, then the key of `alive`
     order = [a for a in plan.allocations if a.nbytes]
@@ -154,6 +156,16 @@ def verify_plan(plan: MemoryPlan) -> None:
                 )
         bisect.insort(alive, (allocation.offset, number, allocation), key=lambda e: e[:2])
         heapq.heappush(ends, (allocation.last, allocation.offset, number))
+
+
+def _verify_in_place(kernel: Kernel, allocation: Allocation) -> None:
+    buffer, below = allocation.buffer, allocation.alias_of
+    assert below is not None
+    stores = [s for s in kernel.stores if s.access.base is buffer]
+    if len(stores) != 1 or not may_alias(kernel, below, stores[0]):
+        raise CompileError(
+            f"{kernel.name} cannot write {buffer.name} over {below.name}, which it still reads"
+        )
 
 
 def _remove(alive: list[tuple[int, int, Allocation]], key: tuple[int, ...]) -> None:
