@@ -1,5 +1,6 @@
-"""Derivatives as graphs. A cotangent of v is d(output)/dv; the walk hands cotangents from each node to
-its inputs by the op's vjp rule (chain rule), in reverse topological order, and adds what arrives twice.
+"""Derivatives as graphs. A cotangent of v is d(output)/dv; the walk hands cotangents from each node
+to its inputs by the op's vjp rule (chain rule), in reverse topological order, and adds what arrives
+twice.
 
     vjp(outputs, inputs, cotangents)     sum_j cotangent_j * d output_j / d input_i
     grad(y, wrt)                         vjp of a scalar with cotangent 1

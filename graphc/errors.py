@@ -1,4 +1,4 @@
-"""The exceptions of graphc: every one derives from `GraphcError` and from the built-in it refines."""
+"""The exceptions of graphc: each derives from `GraphcError` and from the built-in it refines."""
 
 
 class GraphcError(Exception):

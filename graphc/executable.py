@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -128,7 +129,7 @@ class Executable:
         """
         if inputs is not None and not isinstance(inputs, Mapping):
             raise InputError(
-                f"{type(inputs).__name__} given; pass arrays by input name, as keywords or a mapping"
+                f"{type(inputs).__name__} given; pass arrays by name, as keywords or a mapping"
             )
         given = named if inputs is None else {**inputs, **named}
         with self._lock:
@@ -287,12 +288,13 @@ class Executable:
 
     def save_dot(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write the DOT source of every stage to `folder`; returns the paths."""
-        os.makedirs(folder, exist_ok=True)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         paths: list[str] = []
         for number, (name, stage) in enumerate(self.stages.items()):
-            paths.append(os.path.join(folder, f"{number}_{name}.dot"))
-            with open(paths[-1], "w", encoding="utf-8") as file:
-                file.write(stage.to_dot())
+            path = target / f"{number}_{name}.dot"
+            path.write_text(stage.to_dot(), encoding="utf-8")
+            paths.append(str(path))
         return paths
 
     def __str__(self) -> str:

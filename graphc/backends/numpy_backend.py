@@ -7,7 +7,7 @@ when their address changes. Large kernels run in blocks, on threads.
 
 from __future__ import annotations
 
-import _signal  # what `signal` wraps in enums, which take ten times as long
+import _signal  # pyright: ignore[reportMissingImports] -- without the enums of `signal`: 10 x faster
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
@@ -38,6 +38,7 @@ from graphc.schedule.records import (
 )
 
 SMALL = 1 << 16  # bytes: up to here copying costs less than binding
+RESERVED = ("copyto", "matmul", "lo", "hi", "worker", "run_blocks", "run_in_turn", "step")
 INLINE = 1500  # lines: a longer program is a function per kernel
 _laying_out = threading.RLock()  # programs of two threads do not move parameters at once
 
@@ -72,7 +73,7 @@ class NumpyRunner:
         self.bases: dict[Buffer, np.ndarray] = {}
         self.environment: dict[str, Any] = {"copyto": np.copyto, "matmul": np.matmul}
         self.names_of: dict[Buffer, list[tuple[str, Binding]]] = {}
-        self.names = Names({"copyto", "matmul", "lo", "hi", "worker", "run_blocks", "run_in_turn", "step"})
+        self.names = Names(RESERVED)
         self.whole_names: dict[str, str] = {}
         self.texts = [
             print_kernel(k, self.graph.names, self.names, lambda s, k=k: self._overlapping(k, s))

@@ -118,7 +118,7 @@ def print_kernel(
     names: Names,
     overlapping: Callable[[Store], set[Buffer]],
 ) -> KernelText:
-    """Print a kernel. `overlapping(store)`: what the kernel reads that shares the store's memory."""
+    """Print a kernel. `overlapping(store)`: what it reads that lies in the store's memory."""
     return _Printer(kernel, node_names, names, overlapping).run()
 
 
@@ -238,17 +238,18 @@ class _Printer:
             return
         mix = self._temporary(out, step.dtype)
 
+        def see(name: str) -> str:
+            return self._bits(name, bits)
+
         def write_mix(a: list[str], o: str) -> list[str]:
             return [
                 f"negative({a[2]}, {a[2]})",
-                f"bitwise_xor({self._bits(a[0], bits)}, {self._bits(a[1], bits)}, {self._bits(o, bits)})",
-                f"bitwise_and({self._bits(o, bits)}, {a[2]}, {self._bits(o, bits)})",
+                f"bitwise_xor({see(a[0])}, {see(a[1])}, {see(o)})",
+                f"bitwise_and({see(o)}, {a[2]}, {see(o)})",
             ]
 
         def write_out(a: list[str], o: str) -> list[str]:
-            return [
-                f"bitwise_xor({self._bits(a[0], bits)}, {self._bits(a[1], bits)}, {self._bits(o, bits)})"
-            ]
+            return [f"bitwise_xor({see(a[0])}, {see(a[1])}, {see(o)})"]
 
         self._call(write_mix, [x, y, mask], mix, elementwise=False)
         self._call(write_out, [mix, y], out)
@@ -415,7 +416,8 @@ class _Printer:
 
     def _store_place(self, store: Store) -> StorePlace:
         shared = self.overlapping(store)
-        operands = [n for n, b in self.text.bindings.items() if b.access and b.access.base in shared]
+        bindings = self.text.bindings.items()
+        operands = [n for n, b in bindings if b.access and b.access.base in shared]
         name = self._store_name(store, self.kernel.statements[store.value].node)
         return StorePlace(name, frozenset(operands))
 

@@ -94,9 +94,7 @@ class Places:
         for variable, place in self.stores.items():
             until = self.written_at[variable]
             fits = variable.dtype == out.dtype and variable.level is out.level
-            over = out.last_use < until or (
-                out.last_use == until and self.calls[until].elementwise
-            )
+            over = out.last_use < until or (out.last_use == until and self.calls[until].elementwise)
             if not (fits and at < until and over) or place.name in self.owner:
                 continue
             if all(self._is_done(name, at, call) for name in place.shared_with):

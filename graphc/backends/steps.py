@@ -1,4 +1,4 @@
-"""An op's `eval`, traced into single ufunc calls, so that it runs with `out=` and allocates nothing.
+"""An op's `eval`, traced into single ufunc calls, so that it runs with `out=`, allocating nothing.
 
 The array module handed to `eval` is a `Tracer`; what comes back is the list of calls it made.
 """

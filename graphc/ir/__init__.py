@@ -1,1 +1,1 @@
-"""The intermediate representation: types, symbolic dimensions, ops as records, nodes, graphs and their text form."""
+"""The intermediate representation: types, symbolic dimensions, ops, nodes, graphs, their text."""

@@ -43,9 +43,9 @@ def as_node(value: Operand, dtype: DType | None = None) -> Node:
     return FUNCTIONS["const"](value, dtype)
 
 
-def placeholder(name: str, type: TensorType) -> Node:
+def placeholder(name: str, like: TensorType) -> Node:
     """An input of its own, to be replaced or to drop out before anything is run."""
-    return FUNCTIONS["input"](name, type.shape, type.dtype)
+    return FUNCTIONS["input"](name, like.shape, like.dtype)
 
 
 def real_array(value: Any, op: str = "const") -> np.ndarray:

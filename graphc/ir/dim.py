@@ -1,4 +1,5 @@
-"""Symbolic dimensions: integer polynomials in named sizes, normalised so that equal ones compare equal.
+"""Symbolic dimensions: integer polynomials in named sizes, in a normal form, so that equal ones
+compare equal.
 
     Dim      = sum of  coefficient * product of atoms
     atom     = symbol name | quotient (Dim // Dim that does not divide exactly)
@@ -25,7 +26,6 @@ class Quotient:
 
 Atom = str | Quotient
 Monomial = tuple[Atom, ...]  # sorted by text; () is the constant term
-
 
 
 @dataclass(frozen=True, slots=True)

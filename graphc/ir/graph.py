@@ -1,4 +1,4 @@
-"""A graph: what its outputs and updates reach. Dead code needs no pass, because it is not reached."""
+"""A graph: what its outputs and updates reach. Dead code needs no pass: it is not reached."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Graph:
         return Graph.raw(outputs, updates)
 
     def to_networkx(self) -> Any:
-        """The graph as a networkx.MultiDiGraph: node attributes op, name, shape, dtype, role, attrs;
+        """The graph as a networkx.MultiDiGraph: attributes op, name, shape, dtype, role, attrs;
         edge attribute `position` (which operand)."""
         import networkx
 
@@ -151,7 +151,8 @@ def rebuild(node: Node, inputs: tuple[Node, ...], attrs: Any = None) -> Node:
 
 def bind(graph: Graph, sizes: Mapping[str, int], training: bool = True) -> Graph:
     """The graph for given sizes and one mode: symbolic dimensions become ints, then each op that
-    has another form for a bound graph (`Op.resolve`) takes it. The same object if nothing changed."""
+    has another form for a bound graph (`Op.resolve`) takes it. The same object if
+    nothing changed."""
     missing = graph.symbols - set(sizes)
     if missing:
         raise CompileError(f"sizes: missing {', '.join(sorted(missing))}")

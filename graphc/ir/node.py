@@ -1,4 +1,4 @@
-"""A node: an op applied to nodes. Equal nodes are one object, so common subexpressions need no pass.
+"""A node: an op applied to nodes. Equal nodes are one object: common subexpressions need no pass.
 
     node = op(inputs..., attrs) : type
 
@@ -204,7 +204,7 @@ class Node:
             given = f" with {', '.join(kwargs)}" if kwargs else ""
             raise TypeError(
                 f"np.{ufunc.__name__}{'' if method == '__call__' else '.' + method}{given} has no "
-                f"graph form for {describe(self)}; use the functions of graphc (gx.sum, gx.exp, ...)"
+                f"graph form for {describe(self)}; use the functions of graphc (gx.sum, ...)"
             )
         return function(*inputs)
 
@@ -213,7 +213,7 @@ class Node:
     ) -> Node:
         found = FUNCTIONS.get(function.__name__)
         if found is None:
-            raise TypeError(f"np.{function.__name__} has no graph form; use the functions of graphc")
+            raise TypeError(f"np.{function.__name__} has no graph form; use graphc's functions")
         return found(*args, **kwargs)
 
     def __array__(self, *_: Any, **__: Any) -> Any:

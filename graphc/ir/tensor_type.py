@@ -88,9 +88,9 @@ def as_extent(extent: Any) -> int | Dim:
     return int(extent)
 
 
-def static_shape(type: TensorType) -> tuple[int, ...]:
+def static_shape(of: TensorType) -> tuple[int, ...]:
     """The shape as ints; raises ShapeError while a dimension is symbolic."""
-    for extent in type.shape:
+    for extent in of.shape:
         if isinstance(extent, Dim):
-            raise ShapeError(f"{type} is not bound yet: give a value for {extent}")
-    return type.shape  # pyright: ignore[reportReturnType]
+            raise ShapeError(f"{of} is not bound yet: give a value for {extent}")
+    return of.shape  # pyright: ignore[reportReturnType]

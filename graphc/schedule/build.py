@@ -1,4 +1,4 @@
-"""From groups of nodes to kernel records: statements in SSA order, loads, stores, collapsed loops."""
+"""From groups of nodes to kernel records: statements in SSA order, loads, stores, joined loops."""
 
 from __future__ import annotations
 

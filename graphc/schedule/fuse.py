@@ -186,8 +186,8 @@ class Fusion:
         return None, "read through a view that moves its elements"
 
     def _is_row(self, space: tuple[int, ...], inner: tuple[int, ...]) -> bool:
-        """Whether a reduction's result can be used in the same kernel: rows, or all of a tensor that
-        is small enough to be one row."""
+        """Whether a reduction's result can be used in the same kernel: rows, or all of a tensor
+        that is small enough to be one row."""
         form = reduction_form(space, inner)
         return form == "row" or (form == "full" and prod(space) <= self.target.single_row)
 

@@ -1,9 +1,9 @@
 """Horizontal fusion: the updates of all parameters as one flat kernel over slabs.
 
-Updates of the same form (same statements, same dtypes, same scalars) differ only in the buffers they
-read and write. Laid one behind another in slabs, they become one elementwise kernel over one loop:
-for small parameters that saves more time than the arithmetic takes. The update of a large one runs
-as soon as its gradient is there, while that is still in the cache.
+Updates of the same form (same statements, same dtypes, same scalars) differ only in the buffers
+they read and write. Laid one behind another in slabs, they become one elementwise kernel over one
+loop: for small parameters that saves more time than the arithmetic takes. The update of a large one
+runs as soon as its gradient is there, while that is still in the cache.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Updates see the old values. A kernel that writes a parameter in place runs after every other kernel
 that reads the old value (an anti-dependence); where that would close a cycle, or where the kernel
-itself reads the old value later than it writes, the new value is computed aside and copied at the end.
+itself reads the old value later than it writes, the new value is computed aside and copied at the
+end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import cast
 from graphc.ir.graph import Graph
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node, Param
-from graphc.ir.op import Kind
 from graphc.ir.tensor_type import static_shape
 from graphc.schedule.build import build_kernels, source_buffer
 from graphc.schedule.fuse import Fusion
@@ -137,8 +137,8 @@ class _Ordering:
         return False
 
     def order(self) -> list[int]:
-        """Kahn's algorithm. Among kernels that are ready, first those that only free memory, because
-        they write nothing but parameters; then the one whose last node comes first."""
+        """Kahn's algorithm. Among kernels that are ready, first those that write nothing but
+        parameters, because they only free memory; then the one whose last node comes first."""
         waits = [0] * len(self.kernels)
         for later in self.after:
             for i in later:
