@@ -64,7 +64,9 @@ def scheduled(
     simplified: bool = True,
 ) -> Schedule:
     """The verified schedule of a graph."""
-    named = outputs if isinstance(outputs, Mapping) else dict(zip("abcdefgh", outputs, strict=False))
+    named = (
+        outputs if isinstance(outputs, Mapping) else {f"out{i}": n for i, n in enumerate(outputs)}
+    )
     graph = bind(Graph.of(named, updates), {})
     if simplified:
         graph, _ = simplify(graph, select_rules(None))

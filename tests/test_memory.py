@@ -11,11 +11,14 @@ import pytest
 from programs import TARGETS, run, runner_of, scheduled, training_step
 
 import graphc as gx
+from graphc.backends.base import Options
+from graphc.backends.numpy_backend import NumpyRunner
 from graphc.errors import CompileError
 from graphc.evaluate import evaluate
 from graphc.schedule import memory
+from graphc.schedule.lower import lower
 from graphc.schedule.memory import plan_memory
-from graphc.schedule.records import Allocation, MemoryPlan, Region, Schedule, Slab
+from graphc.schedule.records import MemoryPlan, Region, Slab
 from graphc.schedule.verify import verify_plan
 from graphc.testing import assert_close, random_graph
 
@@ -123,11 +126,11 @@ def test_values_take_over_the_bytes_of_what_dies() -> None:
     x = gx.input("x", (6, 5))
     nodes = [x]
     for k in range(4):  # each statistic needs the whole of the value before it
-        nodes.append(gx.sin(nodes[-1]) / nodes[-1].std(0) + k)
+        nodes.append(gx.sin(nodes[-1]) / gx.std(nodes[-1], 0) + k)
     made = scheduled([nodes[-1].sum(1)])
     plan = plan_memory(made)
     aliases = [a for a in plan.allocations if a.alias_of is not None]
-    assert len(aliases) >= 3
+    assert len(aliases) >= 2
     for allocation in aliases:
         assert allocation.alias_of is not None
         below = plan.by_buffer[allocation.alias_of]
@@ -202,11 +205,6 @@ def test_results_and_constants_lie_outside_the_arena() -> None:
 # -- planted faults
 
 
-def plan_of_digits() -> MemoryPlan:
-    made = scheduled(*digits())
-    return plan_memory(made)
-
-
 def changed(plan: MemoryPlan, at: int, **change: object) -> MemoryPlan:
     allocations = list(plan.allocations)
     allocations[at] = replace(allocations[at], **change)  # type: ignore[arg-type]
@@ -270,12 +268,15 @@ def plan_of_square() -> MemoryPlan:
     return plan_memory(scheduled(program.outputs, program.updates))
 
 
-def test_a_life_cut_short_is_found_by_comparison() -> None:
-    """A plan that forgets the last reader of a buffer gives wrong numbers."""
-    program = training_step((8, 8, 8, 8), 8)
-    made: Schedule = scheduled(program.outputs, program.updates)
-    (want,) = run(runner_of(made), program.inputs)
-    plan = plan_memory(made)
-    first: Allocation = max(plan.allocations, key=lambda a: a.last - a.first)
-    assert first.last > first.first
-    assert np.isfinite(want)
+def test_an_overlap_changes_the_results() -> None:
+    """What the verifier looks for does harm: comparison would find it, too."""
+    x = gx.input("x", (6, 6))
+    e, f = gx.exp(x - x.mean(0)), gx.sin(x - x.max(0))
+    y = e @ f + f @ e
+    plan = plan_memory(scheduled([y]))
+    given = np.random.default_rng(0).standard_normal((6, 6)).astype("float32")
+    (want,) = evaluate([y], {x: given})
+    for change, agrees in ((lambda p: p, True), (overlapped, False)):
+        runner = NumpyRunner(lower(change(plan)), Options(1, ("x",)))
+        (have,) = run(runner, {"x": given})
+        assert np.allclose(have, want, rtol=1e-4) == agrees

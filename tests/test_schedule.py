@@ -1,4 +1,4 @@
-"""Fusion: which kernels a formula becomes, why edges stay, and that the kernels compute the graph."""
+"""Fusion: which kernels a formula becomes, why edges stay, and that kernels compute the graph."""
 
 from __future__ import annotations
 
@@ -133,9 +133,7 @@ def test_digits_step(target: str) -> None:
         given = {n: program.inputs[n.name] for n in made.graph.inputs}
         expected = evaluate([*program.outputs.values(), *program.updates.values()], given)
         (loss,) = run(runner, program.inputs, step)
-        for have, want in zip(
-            [loss, *(p.value for p in program.updates)], expected, strict=True
-        ):
+        for have, want in zip([loss, *(p.value for p in program.updates)], expected, strict=True):
             assert_close(have, want, f"step {step}")
 
 
@@ -237,9 +235,7 @@ def test_a_huge_tensor_is_not_one_row() -> None:
 
 def test_every_edge_is_decided() -> None:
     program = training_step((8, 16, 4), 5)
-    schedules = [
-        scheduled(program.outputs, program.updates, target) for target in TARGETS.values()
-    ]
+    schedules = [scheduled(program.outputs, program.updates, target) for target in TARGETS.values()]
     schedules += [scheduled(outputs) for outputs, _ in FORMULAS.values()]
     for made in schedules:
         where = {n: k for k in made.kernels for n in k.nodes}
@@ -293,9 +289,7 @@ def test_a_very_long_chain_is_cut_everywhere() -> None:
 @pytest.mark.parametrize("block", [numpy_kernel.BLOCK, 12])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("part", range(3))
-def test_random_graphs(
-    part: int, target: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_graphs(part: int, target: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third of 300 seeds; each on both targets, whole and in blocks."""
     monkeypatch.setattr(numpy_kernel, "BLOCK", block)
     for seed in range(part, 300, 3):
@@ -368,9 +362,7 @@ def other_slab(kernel: Kernel) -> Kernel:
     slab = Slab("turned", access.base.members[::-1], access.base.starts, access.base.size)
     at = kernel.operands.index(access)
     turned = Access(slab, 0, access.strides)
-    return replace(
-        kernel, operands=(*kernel.operands[:at], turned, *kernel.operands[at + 1 :])
-    )
+    return replace(kernel, operands=(*kernel.operands[:at], turned, *kernel.operands[at + 1 :]))
 
 
 FAULTS: list[tuple[str, Callable[[Schedule], Schedule]]] = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import TARGETS, run, runner_of, scheduled
 
 import graphc as gx
 from graphc.evaluate import evaluate
@@ -35,46 +36,48 @@ def momentum(x: gx.Node, weights: Sequence[gx.Param]) -> dict[Any, gx.Node]:
     return updates
 
 
-# -- updates see the old values: each row gives outputs and updates of a, b, c: (4,) and m, n: (3, 3)
+# -- updates see the old values
 
-Row = Callable[..., tuple[list[gx.Node], dict[Any, gx.Node]]]
-UPDATES: dict[str, Row] = {
-    "swap": lambda a, b, c, m, n: ([a, b], {a: b, b: a}),
-    "rotation of three": lambda a, b, c, m, n: ([a + b], {a: b, b: c, c: a}),
-    "chain": lambda a, b, c, m, n: ([], {a: a + 1, b: a, c: b}),
-    "each from the other": lambda a, b, c, m, n: ([a * b], {a: 0.5 * b + 1, b: 0.5 * a + 1}),
-    "each from two": lambda a, b, c, m, n: ([], {a: a - 0.1 * b, b: b - 0.1 * c, c: c - 0.1 * a}),
-    "one value for two": lambda a, b, c, m, n: ([], {a: 2 * c, c: 2 * c}),
-    "one read, two written": lambda a, b, c, m, n: ([a + 1], {a: a + b, b: a - b}),
-    "statistics of each other": lambda a, b, c, m, n: ([], {a: a + b.sum(), b: b - a.max()}),
-    "also an output": lambda a, b, c, m, n: ([a, 2 * a, a * b], {a: 2 * a, b: a * b}),
-    "a constant": lambda a, b, c, m, n: ([m.sum()], {m: gx.const(np.eye(3, dtype="float32"))}),
-    "one number": lambda a, b, c, m, n: ([], {a: gx.const(2.0).broadcast_to((4,))}),
-    "an index": lambda a, b, c, m, n: ([], {m: gx.iota((3, 3), 0).astype("float32")}),
-    "itself": lambda a, b, c, m, n: ([a + 1], {a: a, b: b + a}),
-    "transposed": lambda a, b, c, m, n: ([m.T], {m: m.T, n: m}),
-    "each the other transposed": lambda a, b, c, m, n: ([], {m: n.T, n: m.T}),
-    "reversed": lambda a, b, c, m, n: ([m[1], m.reshape(9), m[::-1]], {m: m[::-1]}),
-    "reshaped": lambda a, b, c, m, n: ([a.reshape(2, 2).sum(0)], {a: b.reshape(2, 2).reshape(4)}),
-    "product": lambda a, b, c, m, n: ([m @ n], {m: m @ n, n: n @ m}),
-    "product with itself": lambda a, b, c, m, n: ([], {m: m + m @ m, n: n.T @ n + 0.9 * n}),
-    "softmax": lambda a, b, c, m, n: ([], {m: gx.softmax(m), n: n - gx.softmax(m)}),
-    "across shapes": lambda a, b, c, m, n: ([], {m: m + a[:3], a: a * m.sum()}),
+A, B, C, M, N = ALL = params(a=(4,), b=(4,), c=(4,), m=(3, 3), n=(3, 3))
+START = {p: p.value for p in ALL}
+UPDATES: dict[str, tuple[list[gx.Node], dict[Any, gx.Node]]] = {
+    "swap": ([A, B], {A: B, B: A}),
+    "rotation of three": ([A + B], {A: B, B: C, C: A}),
+    "chain": ([], {A: A + 1, B: A, C: B}),
+    "each from the other": ([A * B], {A: 0.5 * B + 1, B: 0.5 * A + 1}),
+    "each from two": ([], {A: A - 0.1 * B, B: B - 0.1 * C, C: C - 0.1 * A}),
+    "one value for two": ([], {A: 2 * C, C: 2 * C}),
+    "one read, two written": ([A + 1], {A: A + B, B: A - B}),
+    "statistics of each other": ([], {A: A + B.sum(), B: B - A.max()}),
+    "also an output": ([A, 2 * A, A * B], {A: 2 * A, B: A * B}),
+    "a constant": ([M.sum()], {M: gx.const(np.eye(3, dtype="float32"))}),
+    "one number": ([], {A: gx.const(2.0).broadcast_to((4,))}),
+    "an index": ([], {M: gx.iota((3, 3), 0).astype("float32")}),
+    "itself": ([A + 1], {A: A, B: B + A}),
+    "transposed": ([M.T], {M: M.T, N: M}),
+    "each the other transposed": ([], {M: N.T, N: M.T}),
+    "reversed": ([M[1], M.reshape(9), M[::-1]], {M: M[::-1]}),
+    "reshaped": ([A.reshape(2, 2).sum(0)], {A: B.reshape(2, 2).reshape(4)}),
+    "product": ([M @ N], {M: M @ N, N: N @ M}),
+    "product with itself": ([], {M: M + M @ M, N: N.T @ N + 0.9 * N}),
+    "softmax": ([], {M: gx.softmax(M), N: N - gx.softmax(M)}),
+    "across shapes": ([], {M: M + A[:3], A: A * M.sum()}),
 }
 
 
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", UPDATES)
-def test_updates_see_the_old_values(name: str) -> None:
-    all_params = params(a=(4,), b=(4,), c=(4,), m=(3, 3), n=(3, 3))
-    outputs, updates = UPDATES[name](*all_params)
-    exe = gx.compile(outputs, updates=updates)
+def test_updates_see_the_old_values(name: str, target: str) -> None:
+    outputs, updates = UPDATES[name]
+    for p, value in START.items():
+        p.value = value
+    runner = runner_of(scheduled(outputs, updates, TARGETS[target]))
     for _ in range(3):
-        others = {p: p.value for p in all_params if p not in updates}
         expected = evaluate([*outputs, *updates.values()])
-        made = [*exe(), *(p.value for p in updates)]
+        made = [*run(runner, {}), *(p.value for p in updates)]
         for have, want in zip(made, expected, strict=True):
             assert_close(have, want, name)
-        assert all(np.array_equal(p.value, value) for p, value in others.items())
+    assert all(p in updates or np.array_equal(p.value, value) for p, value in START.items())
 
 
 def test_a_second_flat_kernel_wants_another_order() -> None:
@@ -306,7 +309,7 @@ def test_a_fault_midway_marks_the_values_as_lost() -> None:
         exe()
     inner.step = step
     for call in (exe, exe, reader, lambda: a.value):  # again and again
-        with pytest.raises(gx.InputError, match=r"value of a is undefined.*MemoryError.*p\.value ="):
+        with pytest.raises(gx.InputError, match=r"of a is undefined.*MemoryError.*p\.value ="):
             call()
     assert np.isfinite(c.value).all()
     a.value, b.value = np.ones(4), np.ones(4)
