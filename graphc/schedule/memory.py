@@ -1,9 +1,9 @@
 """The memory plan: live ranges to offsets in one arena.
 
 A buffer lives from the kernel that writes it to the last that reads it. Where a kernel may write
-over an operand that dies in it, the result takes over the operand's bytes. The rest are placed
-largest first, each into the smallest gap that is free during its life; above 600 buffers by a
-linear scan over time with best fit, because the first way is quadratic.
+over an operand that dies in it, the result takes over the operand's bytes. The rest are placed one
+by one, each into the smallest gap that is free during its life, in the best of a few orders; above
+600 buffers by a linear scan over time with best fit, because the first way is quadratic.
 """
 
 from __future__ import annotations
