@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from graphc.backends.base import Availability, Backend, Options
-from graphc.backends.numpy_kernel import Binding, KernelText, Names, print_kernel
+from graphc.backends.numpy_kernel import print_kernel
+from graphc.backends.numpy_text import Binding, KernelText, Names
 from graphc.backends.threads import Team, available_threads, quiet_context, run_in_turn
 from graphc.evaluate import draw_part
 from graphc.ir.node import Node, Param

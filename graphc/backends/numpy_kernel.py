@@ -10,18 +10,17 @@ value has unit extents on the reduced loops, so that NumPy's broadcasting does t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from keyword import iskeyword
+from collections.abc import Callable
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from graphc.backends.numpy_places import Call, Places, StorePlace, Variable
-from graphc.backends.steps import Ref, Scalar, Step, trace, ufunc
+from graphc.backends.numpy_text import Binding, KernelText, Names
+from graphc.backends.steps import Ref, Step, trace, ufunc
 from graphc.ir.node import Node
-from graphc.ir.op import OPS, Kind
+from graphc.ir.op import Kind
 from graphc.ir.tensor_type import BOOL, INT64, DType
 from graphc.schedule.records import (
     Access,
@@ -40,76 +39,10 @@ from graphc.schedule.records import Literal as LiteralArgument
 BITS = {1: np.dtype("int8"), 4: np.dtype("int32"), 8: np.dtype("int64")}
 UNSIGNED = {4: np.dtype("uint32"), 8: np.dtype("uint64")}
 BLOCK = 1 << 17  # points of a block of a large kernel: its scratch stays in the cache
-THREADED = 1 << 24  # multiplies' worth of work from which threads pay
 SEARCHES = {"maximum": "argmax", "minimum": "argmin"}
 SHORT_ROW = 64  # elements of a row
 SMALL_PRODUCT = 1 << 21  # multiply-adds up to which a transposed operand is copied first
 Axes = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What a name of the text stands for.
-
-    view: a part of a buffer; slot: scratch; own: memory of the kernel's own that all blocks share
-    (that of the name in `value`, if there is one); object: `value`; draw: a function that draws
-    random numbers. `cut`: a block's function takes its rows only.
-    """
-
-    kind: Literal["view", "slot", "own", "object", "draw"]
-    dtype: DType | None = None
-    shape: tuple[int, ...] = ()
-    access: Access | None = None
-    slot: int = -1
-    value: Any = None
-    cut: bool = False
-    viewed: DType | None = None  # seen as integers of the same width
-
-
-@dataclass
-class KernelText:
-    """The printed kernel."""
-
-    kernel: Kernel
-    blocked: bool
-    step: int = 0  # rows of a block
-    before: list[str] = field(default_factory=list)  # once, before the blocks
-    lines: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)  # once, after the blocks
-    bindings: dict[str, Binding] = field(default_factory=dict)
-    slots: list[tuple[DType, tuple[int, ...]]] = field(default_factory=list)
-
-    @property
-    def threaded(self) -> bool:
-        """Whether handing blocks to threads costs less than it saves."""
-        costs = (s.node.op.cost for s in self.kernel.statements)
-        return self.blocks > 1 and self.kernel.size * sum(costs) >= THREADED
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.kernel.space[0] // self.step) if self.blocked else 1
-
-
-class Names:
-    """Unique identifiers for the generated text, none of them a keyword or a function's name."""
-
-    def __init__(self, reserved: Iterable[str] = ()) -> None:
-        self._taken = set(reserved)
-
-    def fresh(self, wanted: str) -> str:
-        """`wanted` as an identifier, with a number behind it if it is taken."""
-        base = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
-        base = base if base and not base[0].isdigit() else f"v{base}"
-        name, number = base, 2
-        while name in self._taken or _is_reserved(name):
-            name, number = f"{base}_{number}", number + 1
-        self._taken.add(name)
-        return name
-
-
-def _is_reserved(name: str) -> bool:
-    functions = hasattr(np, name) or name in OPS or name in ("evaluate", "copyto")
-    return functions or name.endswith("_reduce") or iskeyword(name)
 
 
 def print_kernel(
@@ -132,11 +65,10 @@ class _Printer:
     ) -> None:
         blocked = kernel.size > BLOCK and not kernel.pieces and _can_block(kernel)
         rows = max(1, BLOCK // max(1, prod(kernel.space[1:])))
-        self.text = KernelText(kernel, blocked, rows)
-        self.kernel, self.node_names, self.names = kernel, node_names, names
+        self.text = KernelText(kernel, names, blocked, rows)
+        self.kernel, self.node_names = kernel, node_names
         self.overlapping = overlapping
         self.reduces_rows = blocked and 0 in kernel.inner  # blocks give partial results
-        self.bound: dict[Any, str] = {}
 
     def run(self) -> KernelText:
         if self.kernel.pieces:
@@ -183,7 +115,7 @@ class _Printer:
             result = out if last else self._temporary(out, step.dtype)
             results.append(result)
             given = [
-                self._constant(a, step.arg_dtype)
+                self.text.constant(a, step.arg_dtype)
                 if not isinstance(a, Ref)
                 else (args[a.index] if a.is_operand else results[a.index])
                 for a in step.args
@@ -196,7 +128,7 @@ class _Printer:
                 self._ufunc(step, given, result)
 
     def _ufunc(self, step: Step, args: list[Variable | str], out: Variable) -> None:
-        name = self._object(step.function, ufunc(step.function))
+        name = self.text.function(step.function, ufunc(step.function))
         keyword = ""
         if name in ("maximum", "minimum"):  # deprecate a positional `out`, are slow with scalars
             keyword = "out="
@@ -208,13 +140,13 @@ class _Printer:
         """A scalar constant repeated along the innermost loop; other arguments as they are."""
         if isinstance(argument, Variable) or not self.kernel.space:
             return argument
-        value = self.text.bindings[argument].value
-        if not isinstance(value, np.ndarray) or value.ndim:
+        value = self.text.scalar(argument)
+        if value is None:
             return argument
         cut = self.text.blocked and len(self.kernel.space) == 1
         extent = self.text.step if cut else self.kernel.space[-1]
         line = np.full(extent, value, dtype)
-        name = self._shared((value.tobytes(), dtype, extent), f"{argument}_line", line)
+        name = self.text.shared((value.tobytes(), dtype, extent), f"{argument}_line", line)
         return f"{name}[: hi - lo]" if cut else name
 
     def _where(self, step: Step, args: list[Variable | str], out: Variable) -> None:
@@ -222,24 +154,24 @@ class _Printer:
         condition, x, y = args
         bits = BITS[step.dtype.itemsize]
         for name in ("bitwise_and", "bitwise_xor", "subtract", "negative"):
-            self._object(name, ufunc(name))
+            self.text.function(name, ufunc(name))
         mask = self._temporary(out, bits)
         self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [condition], mask)
         if self._is_zero(y) or self._is_zero(x):
             kept, fill = (
                 (x, "negative({0}, {0})") if self._is_zero(y) else (y, "subtract({0}, {1}, {0})")
             )
-            one = self._constant(1, bits)
+            one = self.text.constant(1, bits)
             write = lambda a, o: [
                 fill.format(a[1], one),
-                f"bitwise_and({self._bits(a[0], bits)}, {a[1]}, {self._bits(o, bits)})",
+                f"bitwise_and({self.text.bits(a[0], bits)}, {a[1]}, {self.text.bits(o, bits)})",
             ]
             self._call(write, [kept, mask], out)
             return
         mix = self._temporary(out, step.dtype)
 
         def see(name: str) -> str:
-            return self._bits(name, bits)
+            return self.text.bits(name, bits)
 
         def write_mix(a: list[str], o: str) -> list[str]:
             return [
@@ -258,20 +190,20 @@ class _Printer:
         op, inner = statement.node.op, self.kernel.inner
         x = self._argument(statement.args[0], Level.FULL, whole=True)
         if not op.combine:
-            self._object("evaluate", _evaluate)
-            node = self._object(self.names.fresh("node"), statement.node)
+            self.text.function("evaluate", _evaluate)
+            node = self.text.function(self.text.names.fresh("node"), statement.node)
             write = lambda a, o: [f"evaluate({node}, {inner}, {a[0]}, {o})"]
         elif op.combine == "add" and not self.text.blocked and self._sums_by_product(statement):
             rows, columns = self.kernel.space
             shape = (columns, 1) if inner == (1,) else (1, rows)
-            ones = self._shared(("ones", shape, out.dtype), "ones", np.ones(shape, out.dtype))
+            ones = self.text.shared(("ones", shape, out.dtype), "ones", np.ones(shape, out.dtype))
             pair = "{0}, {1}" if inner == (1,) else "{1}, {0}"
             write = lambda a, o: [f"matmul({pair.format(a[0], ones)}, {o})"]
         elif op.combine in SEARCHES and self._searches():
             self._extreme(SEARCHES[op.combine], x, out)
             return
         else:
-            reduce_name = self._object(f"{op.combine}_reduce", ufunc(op.combine).reduce)
+            reduce_name = self.text.function(f"{op.combine}_reduce", ufunc(op.combine).reduce)
             write = lambda a, o: [f"{reduce_name}({a[0]}, {inner}, None, {o}, True)"]
         self.calls.append(Call(write, [x], out, False, op.combine))
 
@@ -284,7 +216,7 @@ class _Printer:
     def _extreme(self, search: str, x: Variable | str, out: Variable) -> None:
         index = self._temporary(out, INT64)
         starts = self._row_starts()
-        self._object("add", ufunc("add"))
+        self.text.function("add", ufunc("add"))
         find = Call(
             lambda a, o: [f"{a[0]}.{search}(1, {o}, keepdims=True)", f"add({o}, {starts}, {o})"],
             [x], index, elementwise=False,
@@ -301,7 +233,7 @@ class _Printer:
         held = min(self.text.step, rows[0]) if self.text.blocked else rows[0]
         count = held * prod(rows[1:])
         starts = (np.arange(count, dtype=INT64) * columns).reshape(held, *rows[1:])
-        name = self._shared(("rows", held, rows, columns), "row_starts", starts)
+        name = self.text.shared(("rows", held, rows, columns), "row_starts", starts)
         return f"{name}[: hi - lo]" if self.text.blocked else name
 
     def _sums_by_product(self, statement: Statement) -> bool:
@@ -318,14 +250,14 @@ class _Printer:
         labels = self._argument(statement.args[1], Level.OUTER)
         first = self._row_starts()
         unsigned = UNSIGNED[self._dtype(statement.args[1]).itemsize]  # a negative label is large
-        last = self._constant(self.kernel.space[-1] - 1, unsigned)
-        missing = self._constant(np.nan if out.dtype.kind == "f" else 0, out.dtype)
+        last = self.text.constant(self.kernel.space[-1] - 1, unsigned)
+        missing = self.text.constant(np.nan if out.dtype.kind == "f" else 0, out.dtype)
         index, outside = self._temporary(out, INT64), self._temporary(out, BOOL)
         for name in ("add", "greater"):
-            self._object(name, ufunc(name))
+            self.text.function(name, ufunc(name))
         self._call(lambda a, o: [f"add({a[0]}, {first}, {o})"], [labels], index, elementwise=False)
         self._call(
-            lambda a, o: [f"greater({self._bits(a[0], unsigned)}, {last}, {o})"],
+            lambda a, o: [f"greater({self.text.bits(a[0], unsigned)}, {last}, {o})"],
             [labels], outside, elementwise=False,
         )  # fmt: skip
         self._call(
@@ -337,7 +269,7 @@ class _Printer:
         )  # fmt: skip
 
     def _draw(self, statement: Statement, out: Variable) -> None:
-        draw = self.names.fresh(f"draw_{out.name}")
+        draw = self.text.names.fresh(f"draw_{out.name}")
         self.text.bindings[draw] = Binding("draw", value=statement.node)
         row = prod(self.kernel.space[1:])
         start = f"lo * {row}" if self.text.blocked else "0"
@@ -353,16 +285,16 @@ class _Printer:
         ):
             shape = (*c.batch, rows, columns)
             wanted = node.name if not node.inputs else self.node_names.get(node, node.op.name)
-            names.append(self._view(wanted, access, shape, node.dtype, cut=False))
+            names.append(self.text.view(wanted, access, shape, node.dtype, cut=False))
         a, b = names
         if _is_transposed(c.b) and not c.batch and c.m * c.n * c.k <= SMALL_PRODUCT:
-            straight = self._whole(f"{b}_copied", out.dtype, (c.k, c.n))
+            straight = self.text.whole(f"{b}_copied", out.dtype, (c.k, c.n))
             self.text.before.append(
                 f"copyto({straight}, {b})  # a small product is faster untransposed"
             )
             b = straight
         place = self._place_of_product(out)
-        shaped = self.names.fresh(f"{place}_matrix")
+        shaped = self.text.names.fresh(f"{place}_matrix")
         bound = self.text.bindings[place]
         self.text.bindings[shaped] = Binding(
             bound.kind, bound.dtype, (*c.batch, c.m, c.n), _flat_access(bound.access, c),
@@ -386,7 +318,7 @@ class _Printer:
         if own is not None:
             out.lives_in = self._store_name(own, self.kernel.statements[own.value].node)
             return out.lives_in
-        out.lives_in = self._whole(out.name, out.dtype, self.kernel.space, cut=True)
+        out.lives_in = self.text.whole(out.name, out.dtype, self.kernel.space, cut=True)
         return out.lives_in
 
     def _copy(self, value: Variable, store: Store) -> None:
@@ -427,11 +359,11 @@ class _Printer:
             self.text.lines += call.write(names, place)
             return
         if call.combine:  # a reduction over the blocked axis: one partial result per block
-            partial = self.names.fresh(f"{place}_partial")
+            partial = self.text.names.fresh(f"{place}_partial")
             shape = (self.text.blocks, *self._shape(Level.OUTER))
             self.text.bindings[partial] = Binding("own", out.dtype, shape)
             self.text.lines += call.write(names, f"{partial}[lo // {self.text.step}]")
-            reduce_name = self._object(f"{call.combine}_reduce", ufunc(call.combine).reduce)
+            reduce_name = self.text.function(f"{call.combine}_reduce", ufunc(call.combine).reduce)
             self.text.after.append(f"{reduce_name}({partial}, 0, None, {place})")
             return
         self.text.after += call.write(names, place)
@@ -445,14 +377,14 @@ class _Printer:
             node = argument.node
             assert node.op.eval is not None
             value = np.asarray(node.op.eval(np, **dict(node.attrs))).item()
-            return self._constant(value, node.dtype)
+            return self.text.constant(value, node.dtype)
         access = self.kernel.operands[argument.index]
         shape = self._shape(level)
         if not whole:  # a broadcast operand keeps its unit extents: NumPy repeats it for free
             shape = tuple(1 if not s else n for n, s in zip(shape, access.strides, strict=True))
         base = access.base
         wanted = self.node_names.get(base, "") if isinstance(base, Node) else base.name
-        return self._view(wanted or base.name, access, shape, base.dtype)
+        return self.text.view(wanted or base.name, access, shape, base.dtype)
 
     def _dtype(self, argument: Argument) -> DType:
         if isinstance(argument, Value):
@@ -471,97 +403,34 @@ class _Printer:
         level = self.kernel.statements[store.value].level
         base = store.access.base
         wanted = self.node_names.get(base, node.op.name) if isinstance(base, Node) else base.name
-        return self._view(wanted, store.access, self._shape(level), node.dtype)
-
-    def _view(
-        self, wanted: str, access: Access, shape: tuple[int, ...], dtype: DType, cut: bool = True
-    ) -> str:
-        """A name for a view of a buffer; `cut`: a block takes its rows, if it has more than one."""
-        cut = cut and self.text.blocked and shape[0] > 1
-        key = (access, shape, cut)
-        if key not in self.bound:
-            name = self.names.fresh(wanted)
-            self.bound[key] = name
-            self.text.bindings[name] = Binding("view", dtype, shape, access, cut=cut)
-        return self.bound[key]
+        return self.text.view(wanted, store.access, self._shape(level), node.dtype)
 
     def _level_slot(self, variable: Variable) -> str:
         shape = self._shape(variable.level)
-        if self.text.blocked and not (self.reduces_rows and variable.level is Level.OUTER):
+        cut = self.text.blocked and not (self.reduces_rows and variable.level is Level.OUTER)
+        if cut:
             shape = (min(self.text.step, shape[0]), *shape[1:])
-        return self._slot(variable.name, variable.dtype, shape, cut=True)
-
-    def _slot(self, wanted: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
-        name = self.names.fresh(wanted)
-        self.text.slots.append((dtype, shape))
-        whole_outer = self.reduces_rows and shape == self._shape(Level.OUTER)
-        self.text.bindings[name] = Binding(
-            "slot", dtype, shape, slot=len(self.text.slots) - 1,
-            cut=cut and self.text.blocked and not whole_outer,
-        )  # fmt: skip
-        return name
-
-    def _whole(self, wanted: str, dtype: DType, shape: tuple[int, ...], cut: bool = False) -> str:
-        """Scratch for the whole space: a slot, or memory of its own if blocks are to share it."""
-        if not self.text.blocked:
-            return self._slot(wanted, dtype, shape)
-        name = self.names.fresh(wanted)
-        self.text.bindings[name] = Binding("own", dtype, shape, cut=cut)
-        return name
+        return self.text.slot(variable.name, variable.dtype, shape, cut)
 
     def _temporary(self, like: Variable, dtype: DType) -> Variable:
         return Variable(f"{like.name}_t", dtype, like.level)
 
-    def _constant(self, value: Scalar, dtype: DType) -> str:
-        array = np.array(value, dtype)
-        text = f"c_{value}".replace("-", "minus_").replace(".", "p").replace("+", "")
-        return self._shared((array.tobytes(), dtype), text, array)
-
     def _is_zero(self, argument: Variable | str) -> bool:
-        if isinstance(argument, Variable):
-            return False
-        value = self.text.bindings[argument].value
-        return isinstance(value, np.ndarray) and value.ndim == 0 and not any(value.tobytes())
-
-    def _bits(self, name: str, dtype: DType) -> str:
-        """The same array seen as integers."""
-        bound = self.text.bindings[name]
-        if bound.dtype == dtype:
-            return name
-        if self.text.blocked and bound.cut:
-            return f"{name}.view({self._object(dtype.name, dtype)})"
-        key = ("bits", name)
-        if key not in self.bound:
-            self.bound[key] = self.names.fresh(f"{name}_bits")
-            value = bound.value.view(dtype) if bound.kind == "object" else None
-            self.text.bindings[self.bound[key]] = Binding(
-                bound.kind, bound.dtype, bound.shape, bound.access, bound.slot, value, bound.cut,
-                dtype,
-            )  # fmt: skip
-        return self.bound[key]
-
-    def _shared(self, key: Any, wanted: str, value: Any) -> str:
-        if key not in self.bound:
-            self.bound[key] = self.names.fresh(wanted)
-            self.text.bindings[self.bound[key]] = Binding("object", value.dtype, value=value)
-        return self.bound[key]
-
-    def _object(self, name: str, value: Any) -> str:
-        self.text.bindings.setdefault(name, Binding("object", value=value))
-        return name
+        value = None if isinstance(argument, Variable) else self.text.scalar(argument)
+        return value is not None and not any(value.tobytes())
 
     def _join(self) -> None:
         out = self.kernel.pieces[0].target.base
         wanted = self.node_names.get(out, "join") if isinstance(out, Node) else out.name
         if self.kernel.fill is not None:
             whole = Access(out, 0, (1,))
-            name = self._view(wanted, whole, (prod(buffer_shape(out)),), out.dtype)
+            name = self.text.view(wanted, whole, (prod(buffer_shape(out)),), out.dtype)
             self.text.lines.append(f"{name}.fill({self.kernel.fill!r})")
         for piece in self.kernel.pieces:
-            source = self._view(
+            source = self.text.view(
                 f"{piece.source.base.name}_part", piece.source, piece.shape, out.dtype
             )
-            target = self._view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
+            target = self.text.view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
             self.text.lines.append(f"copyto({target}, {source})")
 
 
