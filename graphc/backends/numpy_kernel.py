@@ -81,7 +81,12 @@ class _Printer:
             name = self.node_names.get(statement.node, statement.node.op.name)
             variable = Variable(name, statement.node.dtype, statement.level, store=stores.get(i))
             self.variables.append(variable)
+            count = len(self.calls)
             self._statement(statement, variable)
+            if self.reduces_rows and _precedes_reductions(statement):
+                for call in self.calls[count:]:
+                    call.early = True
+        self.calls.sort(key=lambda call: not call.early)
         for store in self.kernel.stores:  # a second buffer for the same value
             if stores[store.value] is not store:
                 self._copy(self.variables[store.value], store)
@@ -188,7 +193,7 @@ class _Printer:
 
     def _reduction(self, statement: Statement, out: Variable) -> None:
         op, inner = statement.node.op, self.kernel.inner
-        x = self._argument(statement.args[0], Level.FULL, whole=True)
+        x = self._repeated(statement.args[0])
         if not op.combine:
             self.text.function("evaluate", _evaluate)
             node = self.text.function(self.text.names.fresh("node"), statement.node)
@@ -246,7 +251,7 @@ class _Printer:
 
     def _gather(self, statement: Statement, out: Variable) -> None:
         """Flat indexing, then NaN (0 for integers) where the label is out of range."""
-        x = self._argument(statement.args[0], Level.FULL, whole=True)
+        x = self._repeated(statement.args[0])
         labels = self._argument(statement.args[1], Level.OUTER)
         first = self._row_starts()
         unsigned = UNSIGNED[self._dtype(statement.args[1]).itemsize]  # a negative label is large
@@ -366,7 +371,8 @@ class _Printer:
             reduce_name = self.text.function(f"{call.combine}_reduce", ufunc(call.combine).reduce)
             self.text.after.append(f"{reduce_name}({partial}, 0, None, {place})")
             return
-        self.text.after += call.write(names, place)
+        lines = self.text.before if call.early else self.text.after
+        lines += call.write(names, place)
 
     # -- names
 
@@ -380,11 +386,20 @@ class _Printer:
             return self.text.constant(value, node.dtype)
         access = self.kernel.operands[argument.index]
         shape = self._shape(level)
-        if not whole:  # a broadcast operand keeps its unit extents: NumPy repeats it for free
+        if not whole and 0 not in shape:  # a broadcast operand keeps its unit extents: NumPy repeats it for free
             shape = tuple(1 if not s else n for n, s in zip(shape, access.strides, strict=True))
         base = access.base
         wanted = self.node_names.get(base, "") if isinstance(base, Node) else base.name
         return self.text.view(wanted or base.name, access, shape, base.dtype)
+
+    def _repeated(self, argument: Argument) -> Variable | str:
+        """What is reduced, at every point of the space: constants and values per row are copied."""
+        x = self._argument(argument, Level.FULL, whole=True)
+        if isinstance(argument, Load) or (isinstance(x, Variable) and x.level is Level.FULL):
+            return x
+        filled = Variable("repeated", self._dtype(argument), Level.FULL)
+        self._call(lambda a, o: [f"copyto({o}, {a[0]})"], [x], filled, elementwise=False)
+        return filled
 
     def _dtype(self, argument: Argument) -> DType:
         if isinstance(argument, Value):
@@ -432,6 +447,11 @@ class _Printer:
             )
             target = self.text.view(f"{wanted}_part", piece.target, piece.shape, out.dtype)
             self.text.lines.append(f"copyto({target}, {source})")
+
+
+def _precedes_reductions(statement: Statement) -> bool:
+    """Whether a value is the same in all blocks, and known before the first."""
+    return statement.level is Level.OUTER and not statement.stage and not statement.is_reduction
 
 
 def _can_block(kernel: Kernel) -> bool:

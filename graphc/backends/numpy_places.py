@@ -31,6 +31,7 @@ class Call:
     out: Variable
     elementwise: bool = True  # may write over an argument that dies here
     combine: str = ""  # of a reduction: how partial results are joined
+    early: bool = False  # made once, before the blocks, and used in them
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Places:
     last_read: dict[str, int] = field(default_factory=dict)  # of operands
 
     def __post_init__(self) -> None:
+        self.store_names = {place.name for place in self.stores.values()}
         for at, call in enumerate(self.calls):
             if call.out in self.stores:
                 self.written_at[call.out] = at
@@ -110,10 +112,9 @@ class Places:
         self._give_up(v for v in variables if v.last_use == at)
 
     def _give_up(self, dead: Iterable[Variable]) -> None:
-        borrowed = {place.name for place in self.stores.values()}
         for variable in dict.fromkeys(dead):
             if self.owner.get(variable.lives_in) is not variable:
                 continue
             del self.owner[variable.lives_in]
-            if variable.lives_in not in borrowed:
+            if variable.lives_in not in self.store_names:
                 self.free.setdefault((variable.dtype, variable.level), []).append(variable.lives_in)

@@ -30,10 +30,10 @@ class Graph:
         for name, node in outputs.items():
             if not isinstance(node, Node):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise CompileError(f"output {name!r} is {type(node).__name__}, not a node")
+        for param, node in (updates or {}).items():
+            _check_update(param, node)
         graph = Graph.raw(tuple(outputs.items()), tuple((updates or {}).items()))
         _check_names(graph.nodes)
-        for param, node in graph.updates:
-            _check_update(param, node)
         return graph
 
     @staticmethod
