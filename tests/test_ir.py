@@ -160,7 +160,8 @@ def test_provenance() -> None:
     x = gx.input("x", (3,))
     y = gx.gelu(x)  # made by graphc's own lines, credited to this one
     assert (y.sites[0].line, y.sites[0].file) == (here.f_lineno - 1, __file__)
-    assert all(n.sites[0].file == __file__ for n in topological([y]))
+    made = [n for n in topological([y]) if n.inputs]  # constants may be shared with other tests
+    assert all(n.sites[0].file == __file__ for n in made)
     g = gx.grad(y.sum(), x)
     assert g.backward
     assert not y.backward

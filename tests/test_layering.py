@@ -66,8 +66,10 @@ def upward(path: str, source: str) -> list[str]:
     """Imports of graphc modules that do not stand in a row below."""
     own = "" if path == "__init__.py" else path.split("/")[0].removesuffix(".py")
     bad: list[str] = []
-    for _, module, name, top, _ in imports(source):
+    for _, module, name, top, types in imports(source):
         if module.split(".")[0] != "graphc" or _is_loaded_on_demand(path, top):
+            continue
+        if path == "__init__.py" and types:  # names for editors, loaded on demand
             continue
         target = row_of(module) or (name if name in HEIGHT else "")
         inside = target == own and "/" in path

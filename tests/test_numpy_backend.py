@@ -17,6 +17,7 @@ import graphc as gx
 from graphc.backends import numpy_backend, numpy_kernel, numpy_text
 from graphc.evaluate import evaluate
 from graphc.executable import Executable
+from graphc.rewrite.rules import RULES
 from graphc.testing import assert_close, random_graph
 
 
@@ -37,9 +38,11 @@ def forms(rows: int, columns: int) -> dict[str, list[gx.Node]]:
     x, y = gx.input("x", (rows, columns)), gx.input("y", (rows, columns))
     row, column = gx.input("row", (columns,)), gx.input("column", (rows, 1))
     labels = gx.input("labels", (rows,), "int32")
-    k = gx.input("k", (rows, columns), "int32")
+    k, t = gx.input("k", (rows, columns), "int32"), gx.input("t", ())
     w = gx.const(np.linspace(-1, 1, columns * 6, dtype="float32").reshape(columns, 6))
     loss = gx.softmax_cross_entropy(x, labels)
+    per_row = gx.tanh(column).broadcast_to(x.shape)
+    product = x @ w
     return {
         "elementwise": [gx.tanh(x * y + row) * gx.sigmoid(x) + column, gx.where(x > y, x, 0.0)],
         "choices": [gx.where(x > y, x, y), gx.where(x > 0, 0.0, y), gx.relu(x), gx.sign(x)],
@@ -53,6 +56,14 @@ def forms(rows: int, columns: int) -> dict[str, list[gx.Node]]:
         "full": [(x * y).sum(), x.max(), gx.prod(1 + 0.01 * x), gx.any(k > 2), gx.argmax(x)],
         "normalised": [x / gx.sqrt((x * x).sum()), (x - x.mean(0)) / gx.std(x, 0)],
         "contraction": [gx.relu(x @ w + w[0]), x.T @ y, gx.tanh((x * 2) @ w) + labels[:, None]],
+        "kept product": [product, 2 * product / (1 + gx.abs(product)) - w[0], product.sum(0)],
+        "repeated": [
+            gx.prod(per_row, 1),
+            gx.prod(per_row),
+            gx.pick(per_row, labels),
+            per_row.max(0),
+        ],
+        "one value for all": [(gx.sin(t) * x).sum(0), gx.exp(x - gx.sin(t)).sum() * gx.sin(t)],
         "join": [gx.concatenate([x, 2 * y]), gx.pad(x, 1), gx.stack([x, y], 1).sum(0)],
         "index": [x + gx.iota(x.shape, 0).astype("float32"), gx.iota(x.shape, 1) * k],
         "draws": [gx.random_normal(x.shape) * x, gx.dropout(x, 0.5), gx.random_uniform((rows,))],
@@ -373,6 +384,24 @@ def test_thin_and_empty_tensors(name: str, shape: tuple[int, int]) -> None:
         if name != "draws":
             (want,) = evaluate([node], {n: arrays[n.name] for n in exe.graph.inputs})
             assert_close(result, want, name)
+
+
+def test_reductions_of_constants() -> None:
+    """The rules fold these; without them they are computed."""
+    two = gx.const(2.0).broadcast_to((5, 3))
+    nodes = [two.sum(1), gx.prod(two, 0), two.max(), gx.pick(two, gx.const([0, 1, 2, 3, -1]))]
+    exe = gx.compile(nodes, rules={rule.name: False for rule in RULES})
+    for have, want in zip(exe(), evaluate(nodes), strict=True):
+        assert_close(have, want)
+
+
+def test_empty_views_beyond_the_end() -> None:
+    x = gx.input("x", (4, 1))
+    nodes = [x[::-1, 1:], gx.exp(x[4:]), gx.pad(x[:, 1:] + 1, 1), x[::-1, 1:].sum(0)]
+    exe = gx.compile(nodes)
+    array = np.ones((4, 1), "float32")
+    for have, want in zip(exe(x=array), evaluate(nodes, {x: array}), strict=True):
+        assert_close(have, want)
 
 
 def test_no_dimensions() -> None:

@@ -62,7 +62,7 @@ class Places:
             for arg in call.args:
                 if isinstance(arg, Variable):
                     arg.last_use = at
-                    if arg.lives_in:  # placed beforehand: the result of a product
+                    if arg.lives_in and arg.store is None:  # a product, placed beforehand
                         self.owner[arg.lives_in] = arg
                 else:
                     self.last_read[arg] = at

@@ -134,7 +134,12 @@ def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:
     if len(floats) > 1:
         names = " and ".join(sorted(d.name for d in floats))
         raise DTypeError(
-            explain(op, f"{names} do not mix; cast one with .astype('float32')", nodes)
+            explain(
+                op,
+                f"{names} do not mix; cast one with .astype('float32'), or declare it with "
+                "dtype='float32'",
+                nodes,
+            )
         )
     if floats:
         return floats.pop()

@@ -345,7 +345,7 @@ def explain(op: str, message: str, operands: Iterable[Node]) -> str:
         if not all(describe(n) in message for n in shown):
             parts.append("operands: " + ", ".join(describe(n) for n in shown))
         made = {
-            f"{_expression(n, 1)} made at {n.sites[0]}"
+            f"{_expression(n, 1)} made at {' and '.join(map(str, n.sites))}"
             for n in shown
             if n.sites and n.op.name != "const"
         }

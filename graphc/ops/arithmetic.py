@@ -107,8 +107,9 @@ def _power_exponent(g: Node, out: Node, x: Node, y: Node) -> Node:
     domain=(0.2, 2.5),
 )
 def power(x: Operand, y: Operand, /) -> Node:
-    """The power, x to the y. NaN for negative x and a y that is not whole. Integers stay integers;
-    their exponents must not be negative (DTypeError where they are known)."""
+    """The power, x to the y. NaN for negative x and a y that is not whole. Integers to a known
+    power stay integers (DTypeError if it is negative); to the power of an integer node, which may
+    turn out negative, they give float32."""
     if not isinstance(y, Node) and _has_negative(y):
         nodes = [n for n in (x,) if isinstance(n, Node) and n.dtype not in FLOATS]
         if nodes:
@@ -116,7 +117,8 @@ def power(x: Operand, y: Operand, /) -> Node:
                 explain("power", f"integers to the power {y!r} are no integers; "
                         "try x.astype('float32')", nodes)
             )  # fmt: skip
-    return apply(power, x, y)
+    unknown = isinstance(y, Node) and y.dtype not in FLOATS
+    return apply(power, x, y, mode="float" if unknown else "arithmetic")
 
 
 def _has_negative(exponent: Any) -> bool:

@@ -101,7 +101,12 @@ def _inner_sizes_differ(a: Node, b: Node) -> str:
     shown = f"{describe(a)} @ {describe(b)}"
     remedy = "need x.shape[-1] == w.shape[-2]"
     if a.ndim == b.ndim == 2:
-        fits = [f"{b.name}.T"] if a.shape[-1] == b.shape[-1] else []
-        fits += [f"{a.name}.T"] if a.shape[0] == b.shape[0] else []
+        fits = [_transposed(b, "right")] if a.shape[-1] == b.shape[-1] else []
+        fits += [_transposed(a, "left")] if a.shape[0] == b.shape[0] else []
         remedy += f"; try {' or '.join(dict.fromkeys(fits))}" if fits else ""
     return explain("matmul", f"inner sizes differ: {shown}; {remedy}", [a, b])
+
+
+def _transposed(node: Node, side: str) -> str:
+    """How to write the transpose: by name, if the node has one."""
+    return f".T of the {side} operand" if node.inputs else f"{node.name}.T"

@@ -311,11 +311,15 @@ def _tile_values(flow: Flow) -> set[Node]:
     """Elementwise nodes computed, point by point, from a contraction: its possible epilogue."""
     found: set[Node] = set()
     for node in flow.computed:
-        if node.op.kind is Kind.ELEMENTWISE and flow.homes[node].level is Level.FULL:
-            for base, layout in flow.sources(node):
-                from_tile = base.op.kind is Kind.CONTRACTION or base in found
-                if from_tile and layout.is_contiguous and base.type.size == node.type.size:
-                    found.add(node)
+        if node.op.kind is not Kind.ELEMENTWISE or flow.homes[node].level is not Level.FULL:
+            continue
+        sources = flow.sources(node)
+        if any(flow.is_computed(b) and flow.homes[b].level is Level.OUTER for b, _ in sources):
+            continue  # waits for a reduction, which no contraction's kernel holds
+        for base, layout in sources:
+            from_tile = base.op.kind is Kind.CONTRACTION or base in found
+            if from_tile and layout.is_contiguous and base.type.size == node.type.size:
+                found.add(node)
     return found
 
 
