@@ -17,12 +17,12 @@ import numpy as np
 from graphc.backends.base import Runner
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
-from graphc.ir.build import fits
 from graphc.ir.dim import Dim
 from graphc.ir.graph import Graph
 from graphc.ir.node import Node
 from graphc.ir.philox import Draws
-from graphc.ir.tensor_type import DType
+from graphc.ir.storage import admit
+from graphc.ir.tensor_type import DType, TensorType
 from graphc.report.explain import explain, summary
 from graphc.report.stage import Stage
 from graphc.schedule.records import Kernel, MemoryPlan, Program
@@ -208,31 +208,11 @@ class Executable:
                 raise InputError(f"input {name!r} has {n} where {extent} = {extent.bind(sizes)}")
 
     def _convert(self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType) -> np.ndarray:
-        wanted = f"{dtype.name}[{', '.join(map(str, shape))}]"
+        wanted = TensorType(shape, dtype)
         if name not in given:
+            self._refuse_unknown(given)
             raise InputError(f"input {name!r} is missing; need {wanted}")
-        value = given[name]
-        if isinstance(value, Node):
-            raise InputError(f"input {name!r} is a node; need an array: {wanted}")
-        try:
-            array = np.asarray(value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"input {name!r} is not an array of numbers: {error}") from None
-        if array.dtype.kind not in "biuf":
-            raise InputError(
-                f"input {name!r} has dtype {array.dtype}; need real numbers or bools: {wanted}"
-            )
-        weak = not hasattr(value, "dtype") and array.dtype.kind in "bif" and dtype.kind != "b"
-        loses = array.dtype.kind == "f" and dtype.kind == "i"
-        if loses or not (weak or np.can_cast(array.dtype, dtype, "same_kind")):
-            raise InputError(
-                f"input {name!r} has dtype {array.dtype}; need {wanted}: cast it yourself with "
-                f".astype({dtype.name!r})"
-            )
-        if dtype.kind == "i" and not fits(array, dtype):
-            raise InputError(f"input {name!r} has values that do not fit {dtype.name}")
-        with np.errstate(over="ignore"):  # a float64 too large for float32 is inf
-            return array.astype(dtype)
+        return admit(given[name], f"input {name!r}", wanted)
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         names = [name for name, _, _ in self._specs]

@@ -386,9 +386,7 @@ class _Printer:
             return self.text.constant(value, node.dtype)
         access = self.kernel.operands[argument.index]
         shape = self._shape(level)
-        if (
-            not whole and 0 not in shape
-        ):  # a broadcast operand keeps its unit extents: NumPy repeats it for free
+        if not whole and 0 not in shape:  # NumPy repeats unit extents for free
             shape = tuple(1 if not s else n for n, s in zip(shape, access.strides, strict=True))
         base = access.base
         wanted = self.node_names.get(base, "") if isinstance(base, Node) else base.name

@@ -27,6 +27,7 @@ from graphc.ir.tensor_type import (
     TensorType,
     as_dtype,
     as_shape,
+    fits,
 )
 
 Mode = Literal["arithmetic", "float", "any", "bits"]
@@ -100,15 +101,6 @@ def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
         raise DTypeError(explain(op, f"{shown} does not fit {wanted.name}", ()))
     with np.errstate(over="ignore"):  # a float too large for float32 is inf, as in NumPy
         return np.ascontiguousarray(array.astype(wanted)).reshape(array.shape)
-
-
-def fits(array: np.ndarray, dtype: DType) -> bool:
-    """Whether an integer dtype can hold all values of an array."""
-    if array.dtype.kind == "b" or not array.size:
-        return True
-    limits = np.iinfo(dtype)
-    low, high = array.min(), array.max()  # NaN fails both comparisons
-    return bool(low >= limits.min and high <= limits.max)
 
 
 def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> list[Node]:

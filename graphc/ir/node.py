@@ -44,9 +44,9 @@ class Site(NamedTuple):
 class Node:
     """An op applied to inputs, with attributes and a type. Immutable and interned.
 
-    `sites` (where the user made it) and `backward` (whether a derivative made it) are notes for
-    people: they are no part of a node's identity and no pass decides by them, except that the
-    where-safe rules fire on backward nodes only.
+    `sites` (lines where the user made it) are a note for people and no part of its identity.
+    `backward` tells whether a derivative made it: such a node is another object than an equal one
+    that the user wrote, because the where-safe rules may change the one and not the other.
     """
 
     __slots__ = ("__weakref__", "attrs", "backward", "inputs", "op", "sites", "type")
@@ -286,6 +286,7 @@ class Derived:
 
 
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+_table_lock = threading.Lock()
 _maker = _Maker()
 _identities = itertools.count()
 
@@ -297,9 +298,10 @@ def make(op: Op[...], inputs: tuple[Node, ...] = (), /, **attrs: Hashable) -> No
 
 def intern(op: Op[...], inputs: tuple[Node, ...], attrs: Attrs, cls: type[Node] = Node) -> Node:
     """Look a node up, or infer its type and enter it. Errors name the operands and their lines."""
-    key = (op, attrs, *map(id, inputs))  # ids are safe: an entry's node keeps its inputs alive
-    node = _table.get(key)
     origin = _maker.origin
+    backward = bool(inputs) and origin is not None and origin.backward
+    key = (op, attrs, backward, *map(id, inputs))  # ids are safe: a node keeps its inputs alive
+    node = _table.get(key)
     if node is None:
         try:
             inferred = op.infer(*(i.type for i in inputs), **dict(attrs))
@@ -308,14 +310,13 @@ def intern(op: Op[...], inputs: tuple[Node, ...], attrs: Attrs, cls: type[Node] 
         node = cls.__new__(cls)
         node.op, node.inputs, node.attrs, node.type = op, inputs, attrs, inferred
         node.sites = () if origin is None else origin.sites
-        node.backward = False if origin is None else origin.backward
-        node = _table.setdefault(key, node)
-    if origin is None:  # the user's own code: it owns the node from now on
-        node.backward = False
-        if len(node.sites) < MAX_SITES:
-            site = user_site()
-            if site not in node.sites:
-                node.sites = (*node.sites, site)
+        node.backward = backward
+        with _table_lock:  # of two threads that make one node, both get the first
+            node = _table.setdefault(key, node)
+    if origin is None and len(node.sites) < MAX_SITES:
+        site = user_site()
+        if site not in node.sites:
+            node.sites = (*node.sites, site)
     return node
 
 

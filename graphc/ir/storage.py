@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from graphc.errors import InputError
-from graphc.ir.tensor_type import DType
+from graphc.ir.tensor_type import DType, TensorType, fits
 
 ALIGNMENT = 64  # bytes: one cache line; an unaligned in-place subtract is four times slower
 
@@ -34,35 +36,35 @@ class Storage:
 
     def read(self, name: str) -> np.ndarray:
         """A copy; raises InputError if a fault left the value undefined."""
-        with self.lock:
+        with self.locked():
             self.check(name)
             return self.array.copy()
 
     def write(self, value: Any, name: str) -> None:
         """Copy `value` in; raises InputError, changing nothing, if shape or dtype do not fit."""
-        try:
-            given = np.asarray(value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"param {name}: the new value is not an array: {error}") from None
-        wanted = f"{self.array.dtype.name}{list(self.array.shape)}"
+        wanted = TensorType(self.array.shape, self.array.dtype)
+        given = admit(value, f"param {name}", wanted)
         if given.shape != self.array.shape:
-            raise InputError(f"param {name}: the new value has shape {given.shape}; need {wanted}")
-        weak = not isinstance(value, np.ndarray | np.generic)
-        casting = "unsafe" if weak and given.dtype.kind in "bif" else "same_kind"
-        if given.dtype.kind not in "bif" or not np.can_cast(given.dtype, self.array.dtype, casting):
-            raise InputError(
-                f"param {name}: the new value is {given.dtype}; need {wanted}: cast it yourself "
-                f"with .astype({self.array.dtype.name!r})"
-            )
-        with self.lock:
+            raise InputError(f"param {name} has shape {given.shape}; need {wanted}")
+        with self.locked():
             self.array[...] = given
             self.invalid = ""
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the lock; it may change while we wait for it, when a program moves the value."""
+        while True:
+            lock = self.lock
+            with lock:
+                if lock is self.lock:
+                    yield
+                    return
 
     def relocate(self, slab: np.ndarray, start: int, lock: threading.RLock) -> None:
         """Move the value into a flat slab, from element `start` on, guarded by the slab's lock."""
         size = self.array.size
         array = slab[start : start + size].reshape(self.array.shape)
-        with self.lock:
+        with self.locked():
             array[...] = self.array
             self.array, self.slab, self.lock = array, slab, lock
             Storage.changes += 1
@@ -78,6 +80,34 @@ class Storage:
             raise InputError(
                 f"the value of {name} is undefined: {self.invalid}; set it with p.value = ..."
             )
+
+
+def admit(value: Any, what: str, wanted: TensorType) -> np.ndarray:
+    """`value` as an array of the wanted dtype, of whatever shape.
+
+    Casts of NumPy's kind "same_kind" are done, and lists and numbers are weak; InputError, naming
+    `what`, for anything else: no numbers, a float for an integer, integers that do not fit.
+    """
+    if hasattr(value, "op"):
+        raise InputError(f"{what} is a node; need an array: {wanted}")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is not an array of numbers: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} has dtype {array.dtype}; need real numbers or bools: {wanted}")
+    dtype = wanted.dtype
+    weak = not hasattr(value, "dtype") and dtype.kind != "b"
+    loses = array.dtype.kind == "f" and dtype.kind == "i"
+    if loses or not (weak or np.can_cast(array.dtype, dtype, "same_kind")):
+        raise InputError(
+            f"{what} has dtype {array.dtype}; need {wanted}: cast it yourself with "
+            f".astype({dtype.name!r})"
+        )
+    if dtype.kind == "i" and not fits(array, dtype):
+        raise InputError(f"{what} has values that do not fit {dtype.name}")
+    with np.errstate(over="ignore"):  # a float64 too large for float32 is inf
+        return array.astype(dtype)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DType, alignment: int = ALIGNMENT) -> np.ndarray:

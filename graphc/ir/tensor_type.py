@@ -94,3 +94,12 @@ def static_shape(of: TensorType) -> tuple[int, ...]:
         if isinstance(extent, Dim):
             raise ShapeError(f"{of} is not bound yet: give a value for {extent}")
     return of.shape  # pyright: ignore[reportReturnType]
+
+
+def fits(array: np.ndarray, dtype: DType) -> bool:
+    """Whether an integer dtype can hold all values of an array."""
+    if array.dtype.kind == "b" or not array.size:
+        return True
+    limits = np.iinfo(dtype)
+    low, high = array.min(), array.max()  # NaN fails both comparisons
+    return bool(low >= limits.min and high <= limits.max)
