@@ -40,17 +40,13 @@ def grad(y: Node, wrt: Any, *, allow_unused: bool = False) -> Any:
     a float scalar, if a node is not float, or if `y` does not depend on it (zeros instead with
     `allow_unused=True`).
     """
-    if not isinstance(y, Node) or y.ndim or y.dtype not in FLOATS:
-        shown = describe(y) if isinstance(y, Node) else repr(y)
-        raise GradientError(
-            explain("grad", f"of {shown}: need a float scalar; try y.sum() or gx.mean(y)", ())
-        )
+    _check_scalar("grad", y)
     keys: list[Any] | None = None
     if isinstance(wrt, dict):
         keys, nodes = list(wrt), list(wrt.values())
     else:
         nodes = list(wrt) if isinstance(wrt, list | tuple) else [wrt]
-    with_none = _cotangents([y], nodes, [_ones_like(y)])
+    with_none = _cotangents("grad", [y], nodes, [_ones_like(y)])
     grads: list[Node] = []
     for node, cotangent in zip(nodes, with_none, strict=True):
         if cotangent is None and not allow_unused:
@@ -70,10 +66,18 @@ def vjp(outputs: Sequence[Node], inputs: Sequence[Node], cotangents: Sequence[An
     """For each input, the sum over outputs of cotangent * d output / d input.
 
     Each cotangent has its output's shape. Inputs that no output depends on get zeros. Raises
-    GradientError for non-float nodes, ShapeError where a cotangent does not fit.
+    GradientError for nodes that are not float and for what is no list, ShapeError where a cotangent
+    does not fit.
     """
+    _check_lists("vjp", outputs=outputs, inputs=inputs, cotangents=cotangents)
     seeds = _fit("vjp", "cotangent", outputs, cotangents)
-    found = _cotangents(outputs, inputs, seeds)
+    return _pulled("vjp", outputs, inputs, seeds)
+
+
+def _pulled(
+    op: str, outputs: Sequence[Node], inputs: Sequence[Node], seeds: Sequence[Node]
+) -> list[Node]:
+    found = _cotangents(op, outputs, inputs, seeds)
     return [_zeros_like(i) if c is None else c for i, c in zip(inputs, found, strict=True)]
 
 
@@ -81,31 +85,69 @@ def jvp(outputs: Sequence[Node], inputs: Sequence[Node], tangents: Sequence[Any]
     """For each output, the sum over inputs of d output / d input * tangent.
 
     By double vjp: u -> vjp(u) is linear, so its own vjp at the tangents is the jvp, and the dummy u
-    drops out.
+    drops out. Each tangent has its input's shape. Raises GradientError for nodes that are not float
+    and for what is no list, ShapeError where a tangent does not fit.
     """
+    _check_lists("jvp", outputs=outputs, inputs=inputs, tangents=tangents)
+    _check_floats("jvp", "of", outputs)
     directions = _fit("jvp", "tangent", inputs, tangents)
     dummies = [placeholder("cotangent", y.type) for y in outputs]
-    pulled = _cotangents(outputs, inputs, dummies)
+    pulled = _cotangents("jvp", outputs, inputs, dummies)
     used = [(c, t) for c, t in zip(pulled, directions, strict=True) if c is not None]
-    pushed = _cotangents([c for c, _ in used], dummies, [t for _, t in used])
+    pushed = _cotangents("jvp", [c for c, _ in used], dummies, [t for _, t in used])
     return [_zeros_like(y) if c is None else c for y, c in zip(outputs, pushed, strict=True)]
 
 
 def hvp(y: Node, inputs: Sequence[Node], vectors: Sequence[Any]) -> list[Node]:
-    """The Hessian of the scalar `y` times the vectors: one node of each input's shape."""
-    gradients = grad(y, list(inputs), allow_unused=True)
-    return vjp(gradients, inputs, vectors)
+    """The Hessian of the scalar `y` times the vectors: one node of each input's shape.
+
+    Each vector has its input's shape. Inputs that `y` does not depend on get zeros. Raises
+    GradientError if `y` is not a float scalar, for inputs that are not float and for what is no
+    list, ShapeError where a vector does not fit.
+    """
+    _check_lists("hvp", inputs=inputs, vectors=vectors)
+    _check_scalar("hvp", y)
+    _check_floats("hvp", "by", inputs)
+    directions = _fit("hvp", "vector", inputs, vectors)
+    return _pulled("hvp", grad(y, list(inputs), allow_unused=True), inputs, directions)
+
+
+def _check_scalar(op: str, y: Any) -> None:
+    if isinstance(y, Node) and not y.ndim and y.dtype in FLOATS:
+        return
+    shown = describe(y) if isinstance(y, Node) else repr(y)
+    remedy = "try y.sum() or gx.mean(y)"
+    if isinstance(y, Node) and y.dtype not in FLOATS:
+        remedy = "try .astype('float32') before the first op that is to be differentiated"
+    raise GradientError(explain(op, f"of {shown}: need a float scalar; {remedy}", ()))
+
+
+def _check_lists(op: str, **given: Any) -> None:
+    """One node in place of a list of one is a slip that would surface far away."""
+    for what, value in given.items():
+        if not isinstance(value, list | tuple):
+            shown = describe(value) if isinstance(value, Node) else type(value).__name__
+            raise GradientError(
+                explain(op, f"{what} is {shown}; takes a list: write [x] for one x", ())
+            )
+
+
+def _check_floats(op: str, role: str, nodes: Sequence[Any]) -> None:
+    for node in nodes:
+        if not isinstance(node, Node):
+            raise GradientError(explain(op, f"{role} {node!r}: not a node", ()))
+        if node.dtype not in FLOATS:
+            raise GradientError(
+                explain(op, f"{role} {describe(node)}: only float nodes have gradients; declare it "
+                        "with dtype='float32', or differentiate by its .astype('float32')", [node])
+            )  # fmt: skip
 
 
 def _cotangents(
-    outputs: Sequence[Node], inputs: Sequence[Node], seeds: Sequence[Node]
+    op: str, outputs: Sequence[Node], inputs: Sequence[Node], seeds: Sequence[Node]
 ) -> list[Node | None]:
     """The walk. None for inputs that no output depends on through differentiable ops."""
-    for node in inputs:
-        if not isinstance(node, Node):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise GradientError(explain("grad", f"with respect to {node!r}: not a node", ()))
-        if node.dtype not in FLOATS:
-            raise GradientError(explain("grad", "only float nodes have gradients", [node]))
+    _check_floats(op, "by", inputs)
     wanted = set(inputs)
     order = topological(outputs)
     active = _between(order, wanted)
@@ -160,6 +202,7 @@ def _zeros_like(node: Node) -> Node:
 def _fit(op: str, what: str, nodes: Sequence[Node], values: Sequence[Any]) -> list[Node]:
     if len(nodes) != len(values):
         raise GradientError(explain(op, f"{len(nodes)} nodes but {len(values)} {what}s", ()))
+    _check_floats(op, "of" if what == "cotangent" else "by", nodes)
     fitted: list[Node] = []
     for node, value in zip(nodes, values, strict=True):
         given = value if isinstance(value, Node) else as_node(value, node.dtype)

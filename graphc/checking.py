@@ -1,6 +1,6 @@
 """`check=True`: each call is compared, stage by stage, with node-by-node evaluation.
 
-The first non-finite value of the declared graph stops the call before anything is changed. A stage
+The first non-finite value that reaches a result stops the call before anything is changed. A stage
 that differs by more than rounding stops it too, with the parameters put back: a defect of graphc.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from graphc.backends.base import Runner
 from graphc.errors import CompileError, NonFiniteError
 from graphc.evaluate import evaluate_all
-from graphc.ir.graph import Graph, is_external
+from graphc.ir.graph import Graph, is_external, topological
 from graphc.ir.node import Node, Param, describe
 from graphc.ir.op import Kind
 from graphc.ir.philox import Draws
@@ -59,11 +59,13 @@ def _evaluated(
 
 
 def _stop_at_non_finite(graph: Graph, values: Mapping[Node, np.ndarray]) -> None:
-    """NonFiniteError at the first node where a NaN appears that no operand had, or an infinity over
-    finite operands. Constants may be infinite on purpose, as in a mask before a softmax."""
-    for node in graph.nodes:
+    """NonFiniteError at the first node below a non-finite result where a NaN appears that no
+    operand had, or an infinity over finite operands. What never reaches a result is no fault: a
+    mask of -inf before a softmax, a quotient by 0 that a `where` leaves out."""
+    spoilt = [root for root in graph.roots if not _is_finite(values[root])]
+    for node in topological(spoilt):
         value = values[node]
-        if value.dtype.kind != "f" or np.isfinite(value).all() or _is_known(node):
+        if _is_finite(value) or _is_known(node):
             continue
         operands = [values[i] for i in node.inputs]
         new_nan = np.isnan(value).any() and not any(_has_nan(o) for o in operands)
@@ -77,6 +79,10 @@ def _stop_at_non_finite(graph: Graph, values: Mapping[Node, np.ndarray]) -> None
             f"{describe(node)} is {value[where]} at {list(where)}, the first of {len(bad)} such "
             f"elements{line}{why}"
         )
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def _has_nan(value: np.ndarray) -> bool:

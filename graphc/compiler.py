@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from graphc.backends import choose
 from graphc.backends.base import Backend, Options
@@ -20,13 +21,16 @@ from graphc.ir.graph import Graph, bind
 from graphc.ir.node import Node, Param
 from graphc.ir.philox import number_draws
 from graphc.ir.text import verify_graph
-from graphc.report.stage import Stage
+from graphc.report.stage import Record, Stage
 from graphc.rewrite.engine import simplify
+from graphc.rewrite.rule import Rule
 from graphc.rewrite.rules import select_rules
 from graphc.schedule.lower import lower
 from graphc.schedule.memory import plan_memory
 from graphc.schedule.order import schedule
 from graphc.schedule.verify import verify_plan, verify_schedule
+
+R = TypeVar("R", bound=Record)
 
 
 def compile(
@@ -47,11 +51,15 @@ def compile(
 
     `outputs`: a node, a list or a dict of nodes; a call returns the same structure. `updates`: new
     values of parameters, applied together after all outputs were computed from the old values.
-    `backend`: "auto" or one by name. `sizes` compiles at once for these symbolic sizes. `training`:
-    whether dropout is on; None means if there are updates. `rules` switches rewrite rules over
-    their defaults. `threads`: None for all cores. `check` compares every stage with node-by-node
-    evaluation at each call and stops at the first non-finite value. Errors: CompileError,
-    BackendUnavailable, and ShapeError or DTypeError for updates that do not fit.
+    `backend`: "auto" or one by name. `sizes` compiles at once for these symbolic sizes.
+    `precision`: of matrix products on a GPU; a CPU always computes in the nodes' dtype.
+    `training`: whether dropout is on; None means if there are updates. `seed`: of the random draws.
+    `rules` switches rewrite rules over their defaults. `threads`: None for all cores. `check`
+    compares every stage with node-by-node evaluation at each call and stops at the first non-finite
+    value that reaches a result. `name`: for reports.
+
+    Errors: CompileError, BackendUnavailable, and ShapeError or DTypeError for updates that do not
+    fit.
     """
     nodes, structure = _flatten(outputs)
     declared = Graph.of(nodes, _as_nodes(updates or {}))
@@ -63,9 +71,8 @@ def compile(
     options = Options(threads, tuple(n.name for n in declared.inputs), numbers)
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
-        passes = _passes(known, mode, switches, chosen)
         with _collector_paused():
-            return _compile(declared, passes, chosen, options)
+            return _compile(declared, known, mode, switches, chosen, options)
 
     executable = Executable(
         declared, structure, specialise, backend=chosen.name, backend_reason=reason,
@@ -79,47 +86,54 @@ def compile(
     return executable
 
 
-Pass = tuple[str, Callable[[Any], tuple[Any, dict[str, Any]]], Callable[[Any], None]]
-
-
-def _passes(
-    sizes: Mapping[str, int], training: bool, rules: Any, backend: Backend
-) -> tuple[Pass, ...]:
-    """The stages: name, pass (record -> next record and notes), check of what came out."""
-    return (
-        (
-            "bound",
-            lambda graph: (bind(graph, sizes, training), {"sizes": dict(sizes)}),
-            verify_graph,
-        ),
-        ("simplified", lambda graph: _simplified(graph, rules), verify_graph),
-        ("fused", lambda graph: (schedule(graph, backend.target), {}), verify_schedule),
-        ("planned", lambda fused: (plan_memory(fused), {}), verify_plan),
-        ("lowered", lambda plan: (lower(plan), {}), lambda program: None),
-    )
-
-
 def _compile(
-    declared: Graph, passes: Sequence[Pass], backend: Backend, options: Options
+    declared: Graph,
+    sizes: Mapping[str, int],
+    training: bool,
+    rules: Sequence[Rule],
+    backend: Backend,
+    options: Options,
 ) -> Specialisation:
-    """Run, time, verify and record the stages; then let the backend prepare the program."""
-    stages = [Stage("declared", declared)]
-    record: Any = declared
-    for name, run, verify in passes:
-        start = perf_counter()
-        made, notes = run(record)
-        seconds = perf_counter() - start
-        verify(made)
-        if name != "bound" or made is not record:
-            stages.append(Stage(name, made, record, seconds, notes))
-        record = made
+    """The straight line: each stage makes the next record from the one before."""
+    log = _Log(declared)
+    hits: dict[str, int] = {}
+    bound = log.run("bound", declared, lambda: bind(declared, sizes, training), verify_graph)
+    simple = log.run("simplified", bound, lambda: _simplify(bound, rules, hits), verify_graph,
+                     rules=hits)  # fmt: skip
+    fused = log.run("fused", simple, lambda: schedule(simple, backend.target), verify_schedule)
+    planned = log.run("planned", fused, lambda: plan_memory(fused), verify_plan)
+    program = log.run("lowered", planned, lambda: lower(planned))
     start = perf_counter()
-    runner = backend.prepare(record, options)
-    last = stages.pop()
-    notes = {"source": runner.source, "scratch_nbytes": runner.scratch_nbytes}
-    seconds = last.seconds + perf_counter() - start
-    stages.append(Stage(last.name, record, last.before, seconds, notes))
-    return Specialisation(tuple(stages), record, runner)
+    runner = backend.prepare(program, options)
+    log.extend(perf_counter() - start, source=runner.source, scratch_nbytes=runner.scratch_nbytes)
+    return Specialisation(tuple(log.stages), program, runner)
+
+
+class _Log:
+    """Runs, times, checks and records the stages."""
+
+    def __init__(self, declared: Graph) -> None:
+        self.stages = [Stage("declared", declared)]
+
+    def run(
+        self, name: str, before: Record, make: Callable[[], R],
+        verify: Callable[[R], None] | None = None, **notes: Any,
+    ) -> R:  # fmt: skip
+        start = perf_counter()
+        made = make()
+        seconds = perf_counter() - start
+        if verify is not None:
+            verify(made)
+        if made is not before or name != "bound":  # nothing to bind is no stage
+            self.stages.append(Stage(name, made, before, seconds, notes))
+        return made
+
+    def extend(self, seconds: float, **notes: Any) -> None:
+        """Add to the time and the notes of the latest stage."""
+        last = self.stages.pop()
+        self.stages.append(
+            replace(last, seconds=last.seconds + seconds, notes={**last.notes, **notes})
+        )
 
 
 @contextmanager
@@ -135,14 +149,15 @@ def _collector_paused() -> Generator[None]:
             gc.enable()
 
 
-def _simplified(graph: Graph, rules: Any) -> tuple[Graph, dict[str, Any]]:
-    result, hits = simplify(graph, rules)
-    return result, {"rules": hits}
+def _simplify(graph: Graph, rules: Sequence[Rule], hits: dict[str, int]) -> Graph:
+    result, counts = simplify(graph, rules)
+    hits.update(counts)
+    return result
 
 
 def _flatten(outputs: Any) -> tuple[dict[str, Node], Structure]:
     if isinstance(outputs, Node):
-        return {"output": outputs}, Structure(("output",), Node)
+        return {"result": outputs}, Structure(("result",), Node)
     if isinstance(outputs, Mapping):
         for key in outputs:
             if not isinstance(key, str):

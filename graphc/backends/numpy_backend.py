@@ -136,9 +136,8 @@ class NumpyRunner:
     def _take_input(self, buffer: Buffer, given: np.ndarray) -> None:
         if not (given.flags.c_contiguous and given.flags.aligned):
             given = np.ascontiguousarray(given)
-        if self.bases.get(buffer) is not given:
-            self.bases[buffer] = given
-            self._bind(buffer)
+        self.bases[buffer] = given
+        self._bind(buffer)
 
     def _early(self) -> list[np.ndarray]:
         """Results that are sources: copied before the step, which may update them."""
@@ -156,8 +155,8 @@ class NumpyRunner:
                 if how == "copy":
                     array = array.copy()
             results.append(array if array.shape == shape else array.reshape(shape))
-        for buffer in self.direct:  # results belong to the user alone
-            del self.bases[buffer]
+        for buffer in self.visiting:  # arrays of the user's are not kept alive
+            self.bases.pop(buffer, None)
             for name, _ in self.names_of.get(buffer, ()):
                 self.environment[name] = None
         return results
@@ -218,6 +217,7 @@ class NumpyRunner:
                 how = "take"
                 taken.add(buffer)
             self.collected.append((buffer, shape, how))
+        self.visiting = [*self.direct, *(b for _, b, slot in self.slots if slot is None)]
         self.scratch = [self._scratch() for _ in range(self.threads)]
 
     def _find_arena(self) -> None:

@@ -440,7 +440,8 @@ class _Printer:
         if self.kernel.fill is not None:
             whole = Access(out, 0, (1,))
             name = self.text.view(wanted, whole, (prod(buffer_shape(out)),), out.dtype)
-            self.text.lines.append(f"{name}.fill({self.kernel.fill!r})")
+            fill = self.text.constant(self.kernel.fill, out.dtype)
+            self.text.lines.append(f"{name}.fill({fill})")
         for piece in self.kernel.pieces:
             source = self.text.view(
                 f"{piece.source.base.name}_part", piece.source, piece.shape, out.dtype

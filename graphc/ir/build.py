@@ -106,6 +106,8 @@ def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
 def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> list[Node]:
     """The operands as nodes of one dtype, found by the rules above."""
     nodes = [x for x in operands if isinstance(x, Node)]
+    if any(n.dtype in FLOATS for n in nodes):
+        operands = [_as_float_if_huge(x) for x in operands]
     weak = [
         x if isinstance(x, Dim) else real_array(x, op) for x in operands if not isinstance(x, Node)
     ]
@@ -119,6 +121,12 @@ def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> 
             explain(op, "takes bools or integers, not floats; compare first, as in x > 0", nodes)
         )
     return [as_node(x, dtype) for x in operands]
+
+
+def _as_float_if_huge(value: Operand) -> Operand:
+    """A Python int that no NumPy integer holds, as the float that it is beside floats."""
+    huge = isinstance(value, int) and not -(2**63) <= value < 2**64 and value.bit_length() < 1024
+    return float(value) if huge else value
 
 
 def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:

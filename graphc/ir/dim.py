@@ -114,7 +114,12 @@ class Dim:
 
 
 def floor_divide(a: int | Dim, b: int | Dim) -> int | Dim:
-    """`a // b`: exact where the polynomials divide term by term, else kept as one quotient atom."""
+    """`a // b`: exact where the polynomials divide term by term, else kept as one quotient atom.
+
+    Raises ShapeError where b is 0.
+    """
+    if isinstance(b, int) and b == 0:
+        raise ShapeError(f"{a} // 0: a size cannot be divided by 0")
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if a == b:

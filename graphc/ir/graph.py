@@ -151,8 +151,10 @@ def rebuild(node: Node, inputs: tuple[Node, ...], attrs: Any = None) -> Node:
 
 def bind(graph: Graph, sizes: Mapping[str, int], training: bool = True) -> Graph:
     """The graph for given sizes and one mode: symbolic dimensions become ints, then each op that
-    has another form for a bound graph (`Op.resolve`) takes it. The same object if
-    nothing changed."""
+    has another form for a bound graph (`Op.resolve`) takes it. The same object if nothing changed.
+
+    Raises CompileError if a size is missing, ShapeError if one turns out negative or does not fit.
+    """
     missing = graph.symbols - set(sizes)
     if missing:
         raise CompileError(f"sizes: missing {', '.join(sorted(missing))}")
@@ -160,6 +162,7 @@ def bind(graph: Graph, sizes: Mapping[str, int], training: bool = True) -> Graph
         return graph
     done: dict[Node, Node] = {}
     for node in graph.nodes:
+        _check_extents(node, sizes)
         attrs = tuple((key, _bind(value, sizes)) for key, value in node.attrs)
         inputs = tuple(done[i] for i in node.inputs)
         if node.op.resolve is None:
@@ -179,8 +182,36 @@ def _bind(value: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def _extents(node: Node) -> Iterable[Dim]:
-    yield from (e for e in node.type.shape if isinstance(e, Dim))
-    yield from (v for _, v in node.attrs if isinstance(v, Dim))
+    """The symbolic sizes of a node: of its shape, and in its attributes at any depth."""
+    yield from _dims((node.type.shape, tuple(value for _, value in node.attrs)))
+
+
+def _dims(value: Any) -> Iterable[Dim]:
+    if isinstance(value, Dim):
+        yield value
+    elif type(value) is tuple:
+        for part in value:
+            yield from _dims(part)
+
+
+def _check_extents(node: Node, sizes: Mapping[str, int]) -> None:
+    """Raise ShapeError, with the sizes, where an extent is negative or a size is divided by 0."""
+    for extent in _extents(node):
+        problem = _problem(extent, sizes, in_shape=extent in node.shape)
+        if problem:
+            given = ", ".join(f"{symbol} = {sizes[symbol]}" for symbol in sorted(extent.symbols()))
+            with Derived(node.sites, node.backward):
+                raise ShapeError(
+                    explain(node.op.name, f"the size {extent} {problem} for {given}", node.inputs)
+                )
+
+
+def _problem(extent: Dim, sizes: Mapping[str, int], in_shape: bool) -> str:
+    try:
+        value = extent.bind(sizes)
+    except ShapeError as error:
+        return f"has no value ({error})"
+    return f"is {value}" if in_shape and isinstance(value, int) and value < 0 else ""
 
 
 def _check_names(nodes: Iterable[Node]) -> None:

@@ -8,12 +8,13 @@ Operators and methods of `Node` are looked up in the op table; the rules that co
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from graphc.errors import GraphcError
 from graphc.ir.dim import Dim
 from graphc.ir.op import FUNCTIONS, OPS, Op
 from graphc.ir.storage import Storage
-from graphc.ir.tensor_type import DType, TensorType
+from graphc.ir.tensor_type import BOOL, DType, TensorType
 
 Attrs = tuple[tuple[str, Hashable], ...]
 Operand = Any  # a Node, a Dim, or anything NumPy makes a real array of
@@ -199,7 +200,7 @@ class Node:
 
     # -- NumPy's protocol
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Node:
-        function = FUNCTIONS.get(UFUNC_NAMES.get(ufunc.__name__, ufunc.__name__))
+        function = _ufunc(ufunc.__name__)
         if method != "__call__" or kwargs or function is None:
             given = f" with {', '.join(kwargs)}" if kwargs else ""
             raise TypeError(
@@ -211,9 +212,15 @@ class Node:
     def __array_function__(
         self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Node:
-        found = FUNCTIONS.get(function.__name__)
-        if found is None:
-            raise TypeError(f"np.{function.__name__} has no graph form; use graphc's functions")
+        name = function.__name__
+        if name not in NUMPY_FUNCTIONS:
+            raise TypeError(f"np.{name} has no graph form; use graphc's functions (gx.sum, ...)")
+        found = FUNCTIONS[name]
+        _refuse_unknown(function, found, args, kwargs)
+        try:
+            inspect.signature(found).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"np.{name} of a node: {error}; see help(gx.{name})") from None
         return found(*args, **kwargs)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -255,7 +262,48 @@ class Param(Node):
         self.storage.write(value, self.name)
 
 
-UFUNC_NAMES = {"absolute": "abs", "true_divide": "divide", "logical_not": "invert"}
+UFUNC_NAMES = {"absolute": "abs", "true_divide": "divide"}  # where NumPy's name is another
+
+NUMPY_FUNCTIONS = frozenset(
+    """all any argmax argmin broadcast_to clip concatenate dot einsum expand_dims flip max mean min
+    outer pad prod reshape squeeze stack std sum swapaxes tensordot transpose var where""".split()
+)
+"""What np.name(node, ...) may call; other names of NumPy mean something else here, or nothing."""
+
+
+def _logical_not(x: Node) -> Node:
+    return OPS["invert"](x) if x.dtype == BOOL else OPS["equal"](x, 0)
+
+
+def _ufunc(name: str) -> Callable[..., Node] | None:
+    """The function of the table for one of NumPy's ufuncs."""
+    if name == "logical_not":
+        return _logical_not
+    return FUNCTIONS.get(UFUNC_NAMES.get(name, name))
+
+
+def _refuse_unknown(function: Any, found: Any, args: tuple[Any, ...], names: Iterable[str]) -> None:
+    """Raise TypeError for arguments that NumPy's function takes and graphc's does not."""
+    known = list(inspect.signature(found).parameters)
+    strange = [name for name in names if name not in known]
+    # by place: after the operands the names must be ours, too (np.sum(x, 0, dtype))
+    given = _places(function)[2 : len(args)]
+    strange += [name for name in given if name not in known]
+    if strange:
+        raise TypeError(
+            f"np.{function.__name__} of a node takes no {', '.join(strange)}: use "
+            f"gx.{found.__name__}({', '.join(known)}), with .astype for another dtype"
+        )
+
+
+def _places(function: Any) -> list[str]:
+    """The names of what a NumPy function takes by position; none for the few written in C."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return []
+    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [] if any(p.kind is p.VAR_POSITIONAL for p in parameters) else by_place
 
 
 class Origin(NamedTuple):

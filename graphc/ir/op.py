@@ -92,7 +92,12 @@ class Op(Generic[P]):
 
     @property
     def __doc__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{inspect.getdoc(self.build) or ''}\n\nFormula: {self.formula}"
+        """The call, as `help` shows none for what is no function; the constructor's text; the
+        formula."""
+        signature = self.__signature__.replace(return_annotation=inspect.Signature.empty)
+        parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        call = f"{self.name}{signature.replace(parameters=parameters)}"
+        return f"{call}\n\n{inspect.getdoc(self.build) or ''}\n\nFormula: {self.formula}"
 
     def vjp_of(self, index: int) -> Vjp | None:
         """The derivative rule of input `index`, or None if the op has none there."""

@@ -87,13 +87,17 @@ reciprocal = unary(
 
 
 def _power_base(g: Node, out: Node, x: Node, y: Node) -> Node:
-    """The derivative y x^(y-1); an exponent 0 gives 0 at x = 0, too, where 0 x^-1 would be NaN."""
-    return g * (y * x ** F.where(y == 0, 1, y - 1))
+    """The derivative y x^(y-1); an exponent 0 gives 0 at x = 0, too, where 0 x^-1 would be NaN.
+
+    Guarded there only: elsewhere the derivative of this by y must stay right at y = 0.
+    """
+    return g * (y * x ** F.where(y == 0, F.where(x == 0, 1, y - 1), y - 1))
 
 
 def _power_exponent(g: Node, out: Node, x: Node, y: Node) -> Node:
-    """x^y ln x, which is 0 at x = 0; NaN for negative x, where x^y is real only at points."""
-    return g * (out * F.log(F.where(x == 0, 1, x)))
+    """x^y ln x. At x = 0 it is 0 for y >= 0 and -inf for y < 0, the limits from above but for
+    y = 0; NaN for negative x, where x^y is real only at points."""
+    return g * (out * F.log(F.where(x == 0, F.where(y < 0, x, 1), x)))
 
 
 @declare(

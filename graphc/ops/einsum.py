@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from graphc.errors import ShapeError
 from graphc.ir.build import as_node, normalise_axes, promote
@@ -55,17 +58,7 @@ def tensordot(a: Operand, b: Operand, axes: int | Sequence[int | Sequence[int]] 
     """The sum of products over axes of `a` and axes of `b`: an int n takes the last n of `a` and
     the first n of `b`, a pair of sequences names them."""
     x, y = promote("tensordot", [a, b])
-    if isinstance(axes, int):
-        pairs = list(zip(range(x.ndim - axes, x.ndim), range(axes), strict=True))
-        if not 0 <= axes <= min(x.ndim, y.ndim):
-            raise ShapeError(explain("tensordot", f"axes {axes} are more than there are", [x, y]))
-    else:
-        first, second = ([n] if isinstance(n, int) else list(n) for n in axes)
-        normalise_axes("tensordot", first, x.ndim, [x])
-        normalise_axes("tensordot", second, y.ndim, [y])
-        if len(first) != len(second):
-            raise ShapeError(explain("tensordot", f"axes {axes} do not pair up", [x, y]))
-        pairs = [(i % x.ndim, j % y.ndim) for i, j in zip(first, second, strict=True)]
+    pairs = _pairs(x, y, axes)
     shared = {j: f"a{i}" for i, j in pairs}
     left = Factor(x, tuple(f"a{i}" for i in range(x.ndim)))
     right = Factor(y, tuple(shared.get(j, f"b{j}") for j in range(y.ndim)))
@@ -74,6 +67,27 @@ def tensordot(a: Operand, b: Operand, axes: int | Sequence[int | Sequence[int]] 
             raise ShapeError(explain("tensordot", f"sizes of paired axes differ: {pairs}", [x, y]))
     result = tuple(n for n in left.labels + right.labels if n not in shared.values())
     return _contract((left, right), result).node
+
+
+def _pairs(x: Node, y: Node, axes: Any) -> list[tuple[int, int]]:
+    """The axes of x and y that are summed together."""
+    if isinstance(axes, int | np.integer):
+        count = int(axes)
+        if not 0 <= count <= min(x.ndim, y.ndim):
+            raise ShapeError(explain("tensordot", f"axes {axes} are more than there are", [x, y]))
+        return [(x.ndim - count + i, i) for i in range(count)]
+    given: list[Any] = list(axes) if isinstance(axes, Sequence | np.ndarray) else []
+    if len(given) != 2:
+        raise ShapeError(
+            explain("tensordot", f"axes {axes!r}: need an int, or a pair: axes of the left operand "
+                    "and axes of the right one", [x, y])
+        )  # fmt: skip
+    first, second = ([n] if isinstance(n, int | np.integer) else list(n) for n in given)
+    normalise_axes("tensordot", first, x.ndim, [x])
+    normalise_axes("tensordot", second, y.ndim, [y])
+    if len(first) != len(second):
+        raise ShapeError(explain("tensordot", f"axes {axes} do not pair up", [x, y]))
+    return [(int(i) % x.ndim, int(j) % y.ndim) for i, j in zip(first, second, strict=True)]
 
 
 @composite

@@ -113,18 +113,18 @@ def _placed(x: TensorType, shape: Any, low: Any, gaps: Any, value: Any) -> Tenso
     return TensorType(shape, x.dtype)
 
 
-def _place(xp: Any, x: Any, shape: Any, low: Any, gaps: Any, value: float) -> Any:
-    out = xp.full(shape, value, x.dtype)
+def _place(xp: Any, x: Any, shape: Any, low: Any, gaps: Any, value: Any) -> Any:
+    out = xp.full(shape, value.array().item(), x.dtype)
     out[_region(low, gaps, x.shape)] = x
     return out
 
 
-def _unplace(g: Node, out: Node, x: Node, shape: Any, low: Any, gaps: Any, value: float) -> Node:
+def _unplace(g: Node, out: Node, x: Node, shape: Any, low: Any, gaps: Any, value: Any) -> Node:
     return F.slice(g, low, [k + 1 for k in gaps], x.shape)
 
 
 def _inside(
-    out: TensorType, x: TensorType, shape: Any, low: Any, gaps: Any, value: float
+    out: TensorType, x: TensorType, shape: Any, low: Any, gaps: Any, value: Any
 ) -> tuple[Layout, ...]:
     strides = contiguous_strides(static_shape(out))
     offset = sum(a * s for a, s in zip(low, strides, strict=True)) if x.size else 0
@@ -139,13 +139,14 @@ def _inside(
     eval=_place,
     vjp={0: _unplace},
     pieces=_inside,
-    fill=lambda shape, low, gaps, value: value,
+    fill=lambda shape, low, gaps, value: value.array().item(),
 )
-def place(x: Operand, shape: Any, low: Any, gaps: Any = None, value: float = 0) -> Node:
+def place(x: Operand, shape: Any, low: Any, gaps: Any = None, value: Any = 0) -> Node:
     """`x` put into an array of `shape` filled with `value`: from `low` on, with gaps between."""
     x = as_node(x)
     spaces = tuple(gaps) if gaps is not None else (0,) * x.ndim
-    return make(place, (x,), shape=tuple(shape), low=tuple(low), gaps=spaces, value=value)
+    held = F.const(value, x.dtype).attr("value")  # as constants are: 0.0 is not -0.0
+    return make(place, (x,), shape=tuple(shape), low=tuple(low), gaps=spaces, value=held)
 
 
 @composite
@@ -164,7 +165,7 @@ def pad(
     if not any(before or after for before, after in widths):
         return x
     shape = [a + n + b for (a, b), n in zip(widths, x.shape, strict=True)]
-    return place(x, shape, [a for a, _ in widths], value=value.item())
+    return place(x, shape, [a for a, _ in widths], value=value)
 
 
 def _widths(x: Node, pad_width: Any) -> list[tuple[int, int]]:

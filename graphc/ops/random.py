@@ -82,7 +82,8 @@ def bernoulli(shape: Any, p: float) -> Node:
 @composite
 def random_uniform(shape: Any, low: Operand = 0, high: Operand = 1, dtype: Any = "float32") -> Node:
     """A draw from [low, high), another one in each step; `low` and `high` may be nodes that
-    broadcast to `shape`, with gradients."""
+    broadcast to `shape`, with gradients. It is u * (high - low) + low with u from [0, 1), which may
+    round to `high` itself, unless the bounds are 0 and 1."""
     u = uniform(shape, dtype)
     if not _is(low, 0) or not _is(high, 1):
         u = u * (high - low)

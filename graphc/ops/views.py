@@ -144,7 +144,8 @@ def _transposed(x: TensorType, axes: tuple[int, ...]) -> TensorType:
 def transpose(x: Operand, axes: Any = None) -> Node:
     """The axes in another order; all reversed if None."""
     x = as_node(x)
-    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
+    given = (axes,) if isinstance(axes, int | np.integer) else axes
+    order = tuple(range(x.ndim))[::-1] if given is None else tuple(given)
     sorted_axes = normalise_axes("transpose", order, x.ndim, [x])
     if len(sorted_axes) != x.ndim:
         raise ShapeError(explain("transpose", f"axes {order} must name each axis once", [x]))
@@ -269,35 +270,38 @@ def getitem(x: Node, index: Any) -> Node:
 
 
 def _bounds(x: Node, item: slice, extent: int | Dim) -> tuple[int | Dim, int, int | Dim]:
-    if isinstance(extent, int):
+    ends = (item.start, item.stop)
+    if isinstance(extent, int) and not any(isinstance(v, Dim) for v in ends):
         try:
             first, stop, stride = item.indices(extent)
         except (TypeError, ValueError) as error:
             raise ShapeError(explain("getitem", f"slice {item}: {error}", [x])) from None
         return first, stride, len(range(first, stop, stride))
-    if item.start in (None, 0) and item.stop is None and item.step in (None, 1):
-        return 0, 1, extent
     if item.start is None and item.stop is None and item.step == -1:
         return extent - 1, -1, extent
-    if item.step in (None, 1) and all(
-        v is None or isinstance(v, int | Dim) for v in (item.start, item.stop)
-    ):
-        first = _from_end(item.start or 0, extent)
+    if item.step in (None, 1) and all(v is None or _is_place(v) for v in ends):
+        first = _from_end(0 if item.start is None else item.start, extent)
         return first, 1, (extent if item.stop is None else _from_end(item.stop, extent)) - first
     raise ShapeError(
-        explain("getitem", f"slice {item} of the symbolic size {extent}: only whole axes, reversed "
-                "ones and plain ranges are known to fit every size", [x])
+        explain("getitem", f"slice {item} with symbolic sizes, of {extent}: takes whole axes, "
+                "reversed ones and plain ranges; a range must fit when the sizes are known", [x])
     )  # fmt: skip
 
 
-def _from_end(position: int | Dim, extent: Dim) -> int | Dim:
-    return extent + position if isinstance(position, int) and position < 0 else position
+def _is_place(value: Any) -> bool:
+    return isinstance(value, int | np.integer | Dim) and not isinstance(value, bool)
+
+
+def _from_end(position: Any, extent: int | Dim) -> int | Dim:
+    if isinstance(position, Dim):
+        return position
+    return extent + int(position) if position < 0 else int(position)
 
 
 def _position(x: Node, item: Any, extent: int | Dim) -> int | Dim:
-    if isinstance(item, int | np.integer):
-        if not isinstance(extent, int):
-            return _from_end(int(item), extent)
+    if _is_place(item):
+        if isinstance(extent, Dim) or isinstance(item, Dim):
+            return _from_end(item, extent)
         if -extent <= item < extent:
             return int(item) % extent
         raise ShapeError(explain("getitem", f"index {item} is out of range for {extent}", [x]))

@@ -518,24 +518,19 @@ def _slice_of_placed(m: Match) -> Node | None:
 def _place_once(m: Match) -> Node | None:
     """Placed twice with the same value around: placed once."""
     outer, inner = m.node, m.inner
-    if _spelled(outer.attr("value")) != _spelled(inner.attr("value")):
+    if outer.attr("value") != inner.attr("value"):
         return None
     if any(outer.attr("gaps")) or any(inner.attr("gaps")):
         return None
     low = [h + k for h, k in zip(outer.attr("low"), inner.attr("low"), strict=True)]
-    return place(m.x, outer.shape, low, value=outer.attr("value"))
-
-
-def _spelled(number: float) -> tuple[float, float]:
-    """A number with the sign of its zero."""
-    return (number, math.copysign(1.0, number))
+    return place(m.x, outer.shape, low, value=outer.attr("value").array())
 
 
 def _join_placed(m: Match) -> Node | None:
     """Two arrays placed side by side among zeros, as in the gradient of a split: joined first."""
     one, other = m.one, m.other
     for node in (one, other):
-        if _spelled(node.attr("value")) != (0, 1) or any(node.attr("gaps")):
+        if any(node.attr("value").data) or any(node.attr("gaps")):  # 0.0 is all zero bytes
             return None
     if any(f > h for f, h in zip(one.attr("low"), other.attr("low"), strict=True)):
         one, other = other, one

@@ -345,8 +345,8 @@ class Edge:
 class Schedule:
     """Kernels in an order that respects their dependences, and the decisions that led to them.
 
-    `results` says which buffer holds each output (with the output's shape), `commits` which buffer
-    holds each parameter's new value; `in_place` maps a buffer to the parameter it is computed into.
+    `results` says which buffer holds each output (with the output's shape); `in_place` maps a
+    buffer to the parameter it is computed into; `notes` tell why a parameter is updated by a copy.
     """
 
     graph: Graph
