@@ -97,7 +97,8 @@ def _compile(
     """The straight line: each stage makes the next record from the one before."""
     log = _Log(declared)
     hits: dict[str, int] = {}
-    bound = log.run("bound", declared, lambda: bind(declared, sizes, training), verify_graph)
+    bound = log.run("bound", declared, lambda: bind(declared, sizes, training), verify_graph,
+                    sizes=dict(sizes))  # fmt: skip
     simple = log.run("simplified", bound, lambda: _simplify(bound, rules, hits), verify_graph,
                      rules=hits)  # fmt: skip
     fused = log.run("fused", simple, lambda: schedule(simple, backend.target), verify_schedule)

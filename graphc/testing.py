@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from graphc.autodiff import grad
-from graphc.errors import GraphcError
+from graphc.errors import GraphcError, InputError
 from graphc.evaluate import evaluate, evaluate_all
 from graphc.executable import Executable
 from graphc.ir.build import as_node
-from graphc.ir.graph import is_external, topological
+from graphc.ir.dim import Dim
+from graphc.ir.graph import Graph, bind, is_external, topological
 from graphc.ir.node import Node, Param, describe, intern
 from graphc.ir.op import OPS, F, Kind, Op
-from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType
-from graphc.ops.sources import Constant
+from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType, static_shape
+from graphc.ops.sources import Constant, param
 from graphc.tolerances import TOLERANCES, disagreement
 
 
@@ -47,23 +48,27 @@ def check_grads(
 ) -> None:
     """Compare derivatives with central differences in random directions, up to an order.
 
-    `values` gives arrays by node or by name; parameters not in it have their current value. The
-    graph is rebuilt in float64. Keep the values at least 1e-3 away from kinks. Raises
-    AssertionError with the order, the nodes and both numbers for the first derivative that is more
-    than 0.01 % off.
+    `values` gives arrays by node or by name; parameters not in it have their current value, and
+    symbolic sizes are those of the arrays. The graph is rebuilt in float64. Keep the values at
+    least 1e-3 away from kinks. Raises AssertionError with the order, the nodes, their lines and
+    both numbers for the first derivative that is more than 0.01 % off, InputError for a value that
+    is missing or of another shape.
     """
     ys = [outputs] if isinstance(outputs, Node) else list(outputs)
     xs = [inputs] if isinstance(inputs, Node) else list(inputs)
-    wide = in_float64([*ys, *xs])
-    at = {wide[n]: _given(n, values) for n in topological([*ys, *xs]) if is_external(n)}
+    given = {n: _given(n, values) for n in topological([*ys, *xs]) if is_external(n)}
+    bound = _with_sizes([*ys, *xs], given)
+    wide = in_float64(list(bound.values()))
+    at = {wide[bound[n]]: value for n, value in given.items()}
     rng = np.random.default_rng(seed)
-    scalar = _weighted([wide[y] for y in ys], rng)
+    scalar = _weighted([wide[bound[y]] for y in ys], rng)
     names = ", ".join(describe(y) for y in ys)
+    points = [wide[bound[x]] for x in xs]
+    lines = " and ".join(dict.fromkeys(str(site) for y in ys for site in y.sites))
     for k in range(1, order + 1):
-        points = [wide[x] for x in xs]
         gradients = grad(scalar, points, allow_unused=True)
         for x, point, gradient in zip(xs, points, gradients, strict=True):
-            what = f"derivative {k} of {names} by {describe(x)}"
+            what = f"derivative {k} of {names} (made at {lines}) by {describe(x)}"
             _compare(scalar, point, gradient, at, rng, what)
         scalar = _weighted(gradients, rng)
 
@@ -84,11 +89,35 @@ def _wide(value: Any) -> Any:
 
 
 def _given(node: Node, values: Mapping[Any, Any]) -> np.ndarray:
-    if isinstance(node, Param) and node not in values and node.name not in values:
-        value = node.value
-    else:
-        value = np.asarray(values[node] if node in values else values[node.name])
+    found = values.get(node, values.get(node.name))
+    if found is None and not isinstance(node, Param):
+        raise InputError(f"check_grads: no value is given for {describe(node)}")
+    value = node.value if found is None and isinstance(node, Param) else np.asarray(found)
+    if value.dtype.kind not in "biuf":
+        raise InputError(f"check_grads: the value of {describe(node)} has dtype {value.dtype}")
     return value.astype(FLOAT64) if node.dtype in FLOATS else value.astype(node.dtype)
+
+
+def _with_sizes(roots: Sequence[Node], given: Mapping[Node, np.ndarray]) -> dict[Node, Node]:
+    """The roots and inputs, each mapped to itself with the sizes of the given values put in."""
+    nodes = list(dict.fromkeys([*roots, *given]))
+    graph = Graph.raw(tuple((str(i), n) for i, n in enumerate(nodes)), ())
+    sizes: dict[str, int] = {}
+    for node, value in given.items():
+        for extent, n in zip(node.shape, value.shape, strict=False):
+            if isinstance(extent, Dim) and extent == Dim.symbol(name := min(extent.symbols())):
+                sizes.setdefault(name, n)
+    missing = sorted(graph.symbols - set(sizes))
+    if missing:
+        raise InputError(f"check_grads: no input has the size {missing[0]} as an axis of its own")
+    bound = dict(zip(nodes, bind(graph, sizes).roots, strict=True))
+    for node, value in given.items():
+        if bound[node].shape != value.shape:
+            known = "".join(f"; {name} = {n}" for name, n in sizes.items())
+            raise InputError(
+                f"check_grads: the value of {describe(node)} has shape {value.shape}{known}"
+            )
+    return bound
 
 
 def _weighted(nodes: Sequence[Node], rng: np.random.Generator) -> Node:
@@ -118,7 +147,10 @@ def _compare(
     numeric = (high - low) / (2 * step)
     noise = 1e-14 * max(1.0, abs(high)) / step
     if not abs(exact - numeric) <= GRADIENT_TOLERANCE * max(abs(exact), abs(numeric)) + noise:
-        raise AssertionError(f"{what}: {exact:.9g}, but differences give {numeric:.9g}")
+        raise AssertionError(
+            f"{what}: {exact:.9g}, but differences give {numeric:.9g}; if the values are within "
+            "1e-3 of a kink or a tie, move them away from it"
+        )
 
 
 # -- random graphs
@@ -245,15 +277,18 @@ class _Walk:
         for i in range(rng.integers(0, 3)):
             outputs[f"out{i}"] = self.pool[rng.integers(len(self.pool))]
         updates: dict[Param, Node] = {}
+        trained: list[tuple[Param, Node]] = []
         if rng.random() < 0.6:
             loss = sum_of([n for n in outputs.values() if n.dtype in FLOATS])
             points = [n for n in self.values if is_external(n) and n.dtype in FLOATS]
             outputs["loss"] = loss
             for point, g in zip(points, grad(loss, points, allow_unused=True), strict=True):
                 if isinstance(point, Param) and rng.random() < 0.6:
-                    updates[point] = point - 0.1 * g
+                    trained.append((point, g))
                 else:
                     outputs[f"d_{point.name}"] = g
+        for point, g in trained:
+            updates.update(UPDATES[rng.integers(len(UPDATES))](self, point, g))
         tame = self.tame([*outputs.values(), *updates.values()])
         outputs = {name: n for name, n in outputs.items() if n in tame}
         updates = {p: n for p, n in updates.items() if n in tame}
@@ -287,6 +322,53 @@ def sum_of(nodes: Sequence[Node]) -> Node:
         part = node.sum()
         total = part if total.op.kind is Kind.SOURCE else total + part
     return total
+
+
+# -- updates: what a program may do with its parameters at the end of a step
+
+
+def _descent(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+    return {p: p - 0.1 * g}
+
+
+def _momentum(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+    """A second parameter that is read by the update of the first, and updated itself."""
+    velocity = _companion(walk, p)
+    moved = 0.9 * velocity + g
+    return {velocity: moved, p: p - 0.1 * moved}
+
+
+def _swap(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+    """Both new values are old ones: each must be read before the other is written."""
+    other = _companion(walk, p)
+    return {p: other, other: p}
+
+
+def _swap_and_move(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+    """The old value of each goes into the new value of the other."""
+    other = _companion(walk, p)
+    return {p: other - 0.1 * g, other: 0.5 * (p + other)}
+
+
+def _centred(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+    """Each new element depends on all old ones: nothing may be overwritten before the sum is."""
+    return {p: p - 0.1 * g.mean() - 0.5 * p.mean()}
+
+
+UPDATES: tuple[Callable[[_Walk, Param, Node], dict[Param, Node]], ...] = (
+    _descent, _descent, _momentum, _swap, _swap_and_move, _centred,
+)  # fmt: skip
+
+
+def _companion(walk: _Walk, p: Param) -> Param:
+    """A parameter of the same type as another."""
+    value = walk.draw(static_shape(p.type)).astype(p.dtype)
+    other = param(f"{p.name}_other", value)
+    walk.values[other] = value
+    return other
+
+
+# -- moves
 
 
 def _unary(walk: _Walk) -> Node:

@@ -403,7 +403,7 @@ def test_check_finds_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     p = gx.param("q", ones(3))
     monkeypatch.setattr(compiler, "simplify", wrong)
     exe = gx.compile(gx.cos(X), updates={p: p + 1}, check=True)
-    with pytest.raises(gx.CompileError, match=r"stage 'simplified': output differs.*defect"):
+    with pytest.raises(gx.CompileError, match=r"stage 'simplified': result differs.*defect"):
         exe(x=ones(3))
     assert p.value.tolist() == [1, 1, 1]
 

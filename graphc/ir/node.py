@@ -297,13 +297,15 @@ def _refuse_unknown(function: Any, found: Any, args: tuple[Any, ...], names: Ite
 
 
 def _places(function: Any) -> list[str]:
-    """The names of what a NumPy function takes by position; none for the few written in C."""
+    """The names of what a NumPy function takes by position; none if it takes any number (einsum),
+    or if it is one of those written in C that do not say."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
         return []
-    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [] if any(p.kind is p.VAR_POSITIONAL for p in parameters) else by_place
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 class Origin(NamedTuple):

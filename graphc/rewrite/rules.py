@@ -8,6 +8,10 @@ Order matters in two ways only: among rules for one op the first that fires wins
 must make the graph smaller or bring it nearer to one form, so that rewriting ends. In that form
 negations have moved towards the outputs and constant factors are joined. Rules may name ops, passes
 do not.
+
+Stabilising (`stable_rules.py`) covers the values and the first derivatives of the forms listed, and
+some of the second derivatives. It does not cover the others: those are derivatives of the form
+that the user wrote, and may be NaN where it overflows.
 """
 
 from __future__ import annotations
@@ -21,30 +25,23 @@ import numpy as np
 from graphc.errors import CompileError
 from graphc.ir.node import Node
 from graphc.ir.tensor_type import FLOATS
-from graphc.ops.arithmetic import subtract, where
-from graphc.ops.comparisons import isfinite
-from graphc.ops.composite import logsumexp
-from graphc.ops.exponential import exp
-from graphc.ops.reductions import max as max_
-from graphc.ops.reductions import sum as sum_
-from graphc.ops.views import broadcast_to
 from graphc.rewrite.pattern import (
+    Call,
+    Pattern,
     constant_of,
     every,
     named,
     number,
     one_of,
     p,
-    viewed,
     views,
     wilds,
 )
-from graphc.rewrite.rule import Build, Match, Rule, bits, nothing, value
+from graphc.rewrite.rule import Match, Rule, bits, nothing, value
 from graphc.rewrite.shape_rules import CONSTANTS, CONTRACTIONS, JOINS, REDUCTIONS, VIEWS
-from graphc.rewrite.shapes import padded, shape_of
+from graphc.rewrite.stable_rules import STABLE
 
-x, y, z, g, cond = wilds("x y z g cond")
-(s,) = wilds("s")  # the axes of a reduction
+x, y, z, g, cond, mask = wilds("x y z g cond mask")
 c, d = number("c"), number("d")
 
 
@@ -59,6 +56,10 @@ def is_integer(m: Match) -> bool:
 def is_cotangent(m: Match) -> bool:
     """Whether derivatives made both the product and the choice in it; a user's own stay."""
     return m.node.backward and m.choice.backward
+
+
+def are_cotangents(m: Match) -> bool:
+    return is_cotangent(m) and m.other.backward
 
 
 # -- arithmetic ------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ ARITHMETIC = (
     bits("power_one", x**1, x),
     value("power_two", x**2, p.square(x)),
     value("power_three", x**3, x * p.square(x)),
-    value("power_half", x**0.5, p.sqrt(x), "NaN for -inf, as NumPy's x ** 0.5"),
+    value("power_half", x**0.5, p.sqrt(x), "NaN for -inf, where x ** 0.5 is inf; -0.0 for -0.0"),
     value("power_minus_one", x**-1, p.reciprocal(x), when=is_float),
     value("power_minus_half", x**-0.5, p.rsqrt(x), "NaN for -inf"),
     bits("reciprocal_of_sqrt", p.reciprocal(p.sqrt(x)), p.rsqrt(x)),
@@ -195,11 +196,22 @@ CHOICE = (
 
 # -- cotangents through a choice -------------------------------------------------------------------
 # The derivative of where(c, f(x), 0) at a false c is where(c, g, 0) * f'(x), which is 0 * inf = NaN
-# where f' is infinite. The exact value is 0. So the choice moves outwards past each factor.
+# where f' is infinite. The exact value is 0. So the choice moves outwards past each factor. A sum
+# of choices, as of a node used twice, becomes one choice first: 0 where neither condition holds.
 
 then = views(named("choice", p.where(cond, x, 0)))
 else_ = views(named("choice", p.where(cond, 0, x)))
+other_then = views(named("other", p.where(mask, y, 0)), "views2")
+other_else = views(named("other", p.where(mask, 0, y)), "views2")
 ONLY = "on cotangents only"
+
+
+def either(one: Pattern, two: Pattern) -> Call:
+    """One choice for the sum of views(x) where `one` holds and views2(y) where `two` holds."""
+    a, b = views(x), views(y, "views2")
+    chosen = p.where(one, p.where(two, a + b, a), b)
+    return p.where(p.bitwise_or(one, two), chosen, 0)
+
 
 COTANGENTS = (
     value("cotangent_times", then * y, p.where(views(cond), views(x) * y, 0), ONLY, is_cotangent),
@@ -215,78 +227,12 @@ COTANGENTS = (
     value("cotangent_negative", -then, p.where(views(cond), -views(x), 0), ONLY, is_cotangent),
     value("cotangent_negative_else", -else_, p.where(views(cond), 0, -views(x)),
           ONLY, is_cotangent),
-)  # fmt: skip
-
-
-# -- stable forms ----------------------------------------------------------------------------------
-
-
-def _is_shifted(exponent: Node, axes: Sequence[int]) -> bool:
-    """Whether something that is constant along the axes was already taken off."""
-    if exponent.op is not subtract or exponent.inputs[1].op is not broadcast_to:
-        return False
-    lead = padded(shape_of(exponent.inputs[1].inputs[0]), exponent.ndim)
-    return all(lead[i] == 1 for i in axes)
-
-
-def _is_bare(m: Match) -> bool:
-    """Whether a sum of exponentials may overflow."""
-    return 0 not in m.x.shape and not _is_shifted(m.x, m.s)
-
-
-def _shift(exponent: Node, axes: tuple[int, ...]) -> Node:
-    """The exponent less its largest element along the axes (less 0 where that is infinite)."""
-    largest = max_(exponent, axis=axes, keepdims=True)
-    return exponent - where(isfinite(largest), largest, 0)
-
-
-def _stable_quotient(m: Match) -> Node:
-    """exp(x) / sum(exp(x)): both sides divided by exp(max x)."""
-    e = exp(_shift(m.x, m.s))
-    return e / viewed(m.views, sum_(e, m.s))
-
-
-def _stable_product(sign: int) -> Build:
-    def build(m: Match) -> Node:
-        e = exp(_shift(m.x, m.s))
-        quotient = m.g / sum_(e, m.s)
-        return viewed(m.views, quotient if sign > 0 else -quotient) * e
-
-    return build
-
-
-sum_of_exp = p.sum(p.exp(x), axes=s)
-
-STABLE = (
-    value("log_softmax", p.log(p.exp(x) / views(sum_of_exp)), x - views(p.log(sum_of_exp)),
-          "the quotient may be 0"),
-    value("softmax", p.exp(x) / views(sum_of_exp), _stable_quotient,
-          "with x - max(x) for x, which never overflows", _is_bare),
-    value("logsumexp", p.log(sum_of_exp), lambda m: logsumexp(m.x, m.s),
-          "log(sum(exp(x - m))) + m with m = max(x), which never overflows", _is_bare),
-    value("softmax_cotangent", views(g / sum_of_exp) * p.exp(x), _stable_product(1),
-          "with x - max(x) for x: the gradient of logsumexp", _is_bare),
-    value("softmax_cotangent_negative", views(-(g / sum_of_exp)) * p.exp(x), _stable_product(-1),
-          "with x - max(x) for x: the gradient of logsumexp", _is_bare),
-    value("log_of_exp", p.log(p.exp(x)), x, "exp(x) may overflow or underflow"),
-    value("log1p_of_expm1", p.log1p(p.expm1(x)), x, "expm1(x) may overflow"),
-    value("softplus", p.log(1 + p.exp(x)), p.softplus(x), "exp(x) may overflow"),
-    value("softplus_log1p", p.log1p(p.exp(x)), p.softplus(x), "exp(x) may overflow"),
-    value("log_sigmoid", p.log(p.sigmoid(x)), -p.softplus(-x), "sigmoid(x) may be 0"),
-    value("log_one_minus_sigmoid", p.log(1 - p.sigmoid(x)), -p.softplus(x), "cancels for large x"),
-    value("log1p_of_sum", p.log(1 + x), p.log1p(x), "1 + x loses small x"),
-    value("log1p_of_difference", p.log(1 - x), p.log1p(-x), "1 - x loses small x"),
-    value("expm1", p.exp(x) - 1, p.expm1(x), "cancels for small x"),
-    value("one_minus_exp", 1 - p.exp(x), -p.expm1(x), "cancels for small x"),
-    value("softplus_cotangent", g / (1 + p.exp(x)) * p.exp(x), g * p.sigmoid(x),
-          "inf / inf is NaN: the gradient of softplus"),
-    value("sigmoid_times_exp", p.sigmoid(-x) * p.exp(x), p.sigmoid(x), "0 * inf is NaN"),
-    value("sigmoid", 1 / (1 + p.exp(x)), p.sigmoid(-x)),
-    value("sigmoid_reciprocal", p.reciprocal(1 + p.exp(x)), p.sigmoid(-x)),
-    value("sigmoid_quotient", p.exp(x) / (1 + p.exp(x)), p.sigmoid(x), "inf / inf is NaN"),
-    value("tanh", (p.exp(x) - p.exp(-x)) / (p.exp(x) + p.exp(-x)), p.tanh(x),
-          "overflows, and cancels for small x"),
-    value("erfc", 1 - p.erf(x), p.erfc(x), "cancels for large x"),
+    value("cotangent_sum", then + other_then, either(views(cond), views(mask, "views2")),
+          f"one choice, past which factors can move; {ONLY}", are_cotangents),
+    value("cotangent_sum_mixed", then + other_else, either(views(cond), ~views(mask, "views2")),
+          f"one choice, past which factors can move; {ONLY}", are_cotangents),
+    value("cotangent_sum_else", else_ + other_else, either(~views(cond), ~views(mask, "views2")),
+          f"one choice, past which factors can move; {ONLY}", are_cotangents),
 )  # fmt: skip
 
 

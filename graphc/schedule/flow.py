@@ -16,7 +16,7 @@ from graphc.ir.layout import Layout, contiguous, reshape_layout
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
 from graphc.ir.tensor_type import static_shape
-from graphc.schedule.records import Level, store_strides
+from graphc.schedule.records import Level, reduction_form, store_strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,27 @@ class Flow:
         if kind is Kind.ELEMENTWISE:
             for base, layout in self.sources(node):
                 home = self.homes.get(base)
-                whole = layout.is_contiguous and base.type.size == node.type.size
-                if home is None or home.level is not Level.OUTER or not whole:
-                    continue
-                if not bends(self.sources(node), home.space, home.inner, home.level):
-                    return home
+                found = None if home is None else self._inherited(node, home, base, layout)
+                if found is not None:
+                    return found
         return Home(shape, (), Level.FULL)
+
+    def _inherited(self, node: Node, home: Home, base: Node, layout: Layout) -> Home | None:
+        """The home of an operand, if the node is computed from it in the same loops.
+
+        What is derived from the results of rows stays with the rows: it is not to be drawn into a
+        reduction over other axes, which would tear the row kernel apart.
+        """
+        whole = layout.is_contiguous and base.type.size == node.type.size
+        if whole and home.level is Level.OUTER:
+            return None if bends(self.sources(node), home.space, home.inner, home.level) else home
+        is_row = home.inner and reduction_form(home.space, home.inner) == "row"
+        if not is_row or home.space != static_shape(node.type):
+            return None
+        made = strides_over(layout, home.space, home.inner, Level.FULL)
+        if made is None or not is_identity(layout, made, home.space, home.inner, home.level):
+            return None
+        return Home(home.space, home.inner, Level.FULL)
 
 
 def multipliable(layout: Layout) -> bool:

@@ -165,6 +165,9 @@ class Fusion:
     def _judge_full(
         self, node: Node, use: Use, group: Group, reads: Level
     ) -> tuple[Level | None, str]:
+        home = self.flow.homes[node]
+        if home.inner and group.inner and home.inner != group.inner:
+            return None, "reduces other axes"
         if _same_point(use.layout, group.space, group.inner, reads, Level.FULL):
             if node.op.kind is Kind.CONTRACTION:
                 if group.inner:
