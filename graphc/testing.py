@@ -18,7 +18,7 @@ from graphc.ir.graph import Graph, bind, is_external, topological
 from graphc.ir.node import Node, Param, describe, intern
 from graphc.ir.op import OPS, F, Kind, Op
 from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType, static_shape
-from graphc.ops.sources import Constant, param
+from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
 
 
@@ -327,7 +327,7 @@ def sum_of(nodes: Sequence[Node]) -> Node:
 # -- updates: what a program may do with its parameters at the end of a step
 
 
-def _descent(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+def _descent(_: _Walk, p: Param, g: Node) -> dict[Param, Node]:
     return {p: p - 0.1 * g}
 
 
@@ -338,7 +338,7 @@ def _momentum(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
     return {velocity: moved, p: p - 0.1 * moved}
 
 
-def _swap(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+def _swap(walk: _Walk, p: Param, _: Node) -> dict[Param, Node]:
     """Both new values are old ones: each must be read before the other is written."""
     other = _companion(walk, p)
     return {p: other, other: p}
@@ -350,20 +350,20 @@ def _swap_and_move(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
     return {p: other - 0.1 * g, other: 0.5 * (p + other)}
 
 
-def _centred(walk: _Walk, p: Param, g: Node) -> dict[Param, Node]:
+def _centred(_: _Walk, p: Param, g: Node) -> dict[Param, Node]:
     """Each new element depends on all old ones: nothing may be overwritten before the sum is."""
     return {p: p - 0.1 * g.mean() - 0.5 * p.mean()}
 
 
 UPDATES: tuple[Callable[[_Walk, Param, Node], dict[Param, Node]], ...] = (
-    _descent, _descent, _momentum, _swap, _swap_and_move, _centred,
+    _descent, _momentum, _swap, _swap_and_move, _centred, _centred,
 )  # fmt: skip
 
 
 def _companion(walk: _Walk, p: Param) -> Param:
     """A parameter of the same type as another."""
     value = walk.draw(static_shape(p.type)).astype(p.dtype)
-    other = param(f"{p.name}_other", value)
+    other: Param = F.param(f"{p.name}_other", value)
     walk.values[other] = value
     return other
 

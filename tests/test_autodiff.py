@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import graphc as gx
-from graphc.errors import GradientError, ShapeError
+from graphc.errors import GradientError, InputError, ShapeError
 from graphc.evaluate import evaluate
 from graphc.ir.graph import topological
 from graphc.ir.node import Node, make
@@ -40,19 +40,31 @@ def test_errors() -> None:
     x, i = gx.input("x", (3,)), gx.input("i", (), "int32")
     for wrong, message in (
         (lambda: gx.grad(x, x), r"grad: of x float32\[3\]: need a float scalar; try y.sum\(\)"),
-        (lambda: gx.grad(i, x), "need a float scalar"),
+        (lambda: gx.grad(i, x), r"need a float scalar; try .astype\('float32'\)"),
+        (lambda: gx.hvp(i, [x], [np.ones(3)]), r"^hvp: of i .* try .astype\('float32'\)"),
+        (lambda: gx.hvp(x.sum(), x, [np.ones(3)]), r"^hvp: inputs is x .* write \[x\]"),
+        (lambda: gx.hvp(x.sum(), [x], np.ones(3)), r"^hvp: vectors is ndarray; takes a list"),
+        (lambda: gx.vjp(x, [x], [x]), r"^vjp: outputs is x float32\[3\]; takes a list"),
+        (lambda: gx.vjp([x], [x], x), "^vjp: cotangents is x"),
+        (lambda: gx.jvp([x], x, [x]), "^jvp: inputs is x"),
+        (lambda: gx.jvp([x], [i], [np.int32(1)]), r"^jvp: by i .*dtype='float32'"),
+        (lambda: gx.vjp([i], [x], [np.int32(1)]), r"^vjp: of i .*\.astype\('float32'\)"),
         (lambda: gx.grad(3.0, x), "of 3.0"),  # type: ignore[arg-type]
         (lambda: gx.grad(x.sum(), gx.input("z", (3,))), "allow_unused=True for zeros; at te"),
         (lambda: gx.grad(gx.floor(x).sum(), x), "through differentiable ops"),
         (lambda: gx.grad(gx.stop_gradient(x).sum(), x), "does not depend"),
-        (lambda: gx.grad((x * i).sum(), i), "only float nodes have gradients"),
+        (lambda: gx.grad((x * i).sum(), i), "only float nodes have gradients; declare it with dty"),
         (lambda: gx.grad(x.sum(), [3]), "not a node"),
         (lambda: gx.vjp([x], [x], []), "1 nodes but 0 cotangents"),
     ):  # fmt: skip
         with pytest.raises(GradientError, match=message):
             wrong()
-    for wrong in (lambda: gx.vjp([x], [x], [np.ones(2)]), lambda: gx.jvp([x], [x], [x[:1]])):
-        with pytest.raises(ShapeError, match="does not fit"):
+    for wrong, message in (
+        (lambda: gx.vjp([x], [x], [np.ones(2)]), "vjp: cotangent"),
+        (lambda: gx.jvp([x], [x], [x[:1]]), "jvp: tangent"),
+        (lambda: gx.hvp(x.sum(), [x], [np.ones(2)]), "hvp: vector"),
+    ):
+        with pytest.raises(ShapeError, match=rf"^{message} float32\[.\] does not fit x"):
             wrong()
     assert evaluate([gx.grad(x.sum(), gx.const([1.0]), allow_unused=True)])[0].tolist() == [0]
 
@@ -158,7 +170,7 @@ def test_nodes_say_whether_they_are_backward() -> None:
     forward = topological([loss])
     made = [n for n in topological([g]) if n not in set(forward)]
     assert made
-    assert all(n.backward for n in made)
+    assert all(n.backward for n in made if n.inputs)  # a constant is nobody's
     assert not any(n.backward for n in forward)
 
 
@@ -194,6 +206,44 @@ def test_check_grads_finds_a_wrong_second_order() -> None:
     check_grads(make(planted, (x,)), x, {x: np.ones(3)}, order=1)
     with pytest.raises(AssertionError, match="derivative 2"):
         check_grads(make(planted, (x,)), x, {x: np.ones(3)})
+
+
+def test_check_grads_takes_sizes_from_the_values() -> None:
+    x, w = gx.input("x", ("n", 3)), gx.input("w", (3, "k"))
+    y = (x @ w).sum() / x.shape[0]
+    values = {"x": RNG.normal(size=(4, 3)), w: RNG.normal(size=(3, 2))}
+    check_grads(y, [x, w], values)
+    for wrong, message in (
+        ({"x": np.ones((4, 3))}, "no value is given for w float32"),
+        ({**values, "x": np.ones((4, 2))}, r"value of x float32\[n, 3\] has shape \(4, 2\)"),
+        ({**values, "x": np.ones(4)}, r"has shape \(4,\)"),
+        ({**values, "x": "text"}, "has dtype"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_grads(y, [x, w], wrong)
+    odd = gx.input("odd", (2 * x.shape[0],))
+    with pytest.raises(InputError, match="no input has the size"):
+        check_grads(odd.sum(), odd, {"odd": np.ones(4)})
+
+
+def test_check_grads_speaks_of_lines_and_kinks() -> None:
+    x = gx.input("x", (1,))
+    y = gx.relu(x)
+    with pytest.raises(AssertionError, match=r"\(made at test_autodiff.py:\d+\).*of a kink or a"):
+        check_grads(y, x, {"x": [1e-7]}, order=1)
+
+
+def test_random_graphs_update_what_others_read() -> None:
+    """Among the updates: swaps, reads of other updated parameters, sums over all old elements."""
+    swaps = reads = sums = 0
+    for seed in range(60):
+        updates = random_graph(seed).updates
+        for p, new in updates.items():
+            below = topological([new])
+            swaps += any(new is q for q in updates)
+            reads += any(q is not p and n is q for q in updates for n in below)
+            sums += any(n.op.name == "sum" and n.inputs[0] is p for n in below)
+    assert min(swaps, reads, sums) > 3
 
 
 @pytest.mark.parametrize("seed", range(30))

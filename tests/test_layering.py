@@ -21,7 +21,7 @@ HEIGHT = {name: -i for i, row in enumerate(ROWS) for name in row}
 HEAVY = {"networkx", "scipy", "matplotlib", "graphviz", "typer", "rich", "cupy", "ml_dtypes"}
 NAMES_OPS = {  # may name ops: operators, conversions, composites, rules, the public names
     "__init__.py", "ir/node.py", "ir/build.py", "ops/composite.py", "rewrite/pattern.py",
-    "rewrite/rules.py", "rewrite/shape_rules.py",
+    "rewrite/rules.py", "rewrite/shape_rules.py", "rewrite/stable_rules.py",
 }  # fmt: skip
 WORDS = {"input", "param", "const", "size", "sum", "all"}  # ops whose names are plain words, too
 

@@ -145,6 +145,33 @@ def test_kinks_and_ties() -> None:
     assert slope(gx.leaky_relu(x, 0.1)) == [pytest.approx(0.1), 1, 1]
 
 
+def test_power_at_zero_to_order_two() -> None:
+    """Guarded at x = 0 and y = 0 only: elsewhere both orders are right at y = 0."""
+    x, y = gx.input("x", (), "float64"), gx.input("y", (), "float64")
+    by_x, by_y = gx.grad(x**y, [x, y])
+    mixed, other = gx.grad(by_x, y), gx.grad(by_y, x)
+
+    def at(node: Node, *point: float) -> float:
+        return float(evaluate([node], dict(zip((x, y), map(np.float64, point), strict=True)))[0])
+
+    assert at(mixed, 2, 0) == at(other, 2, 0) == 0.5
+    assert [at(by_x, 0, 0), at(by_x, 0, 1), at(by_x, 0, 2), at(by_x, 2, 0)] == [0, 1, 0, 0]
+    assert [at(by_y, 0, k) for k in (2, 0, -1)] == [0, 0, -math.inf]
+    assert at(by_y, 2, 0) == pytest.approx(math.log(2))
+    check_grads(x**y, [x, y], {x: 2.0, y: 0.0})
+    compiled = gx.compile({"mixed": mixed, "by_y": by_y})
+    got = compiled(x=np.array(2.0), y=np.array(0.0))
+    assert float(got["mixed"]) == 0.5
+
+
+def test_large_ints_beside_floats() -> None:
+    x = gx.input("x", (2,), "float64")
+    at = {x: np.array([1.0, -2.5])}
+    for node, expected in ((x * 2**70, at[x] * 2.0**70), (-(2**64) + x, at[x] - 2.0**64),
+                           (x < 2**70, [True, True])):  # fmt: skip
+        assert np.array_equal(evaluate([node], at)[0], expected)
+
+
 def test_where_and_astype() -> None:
     c, x, y = np.array([True, False, True]), RNG.normal(size=3), RNG.normal(size=3)
     assert np.array_equal(value(gx.where(gx.const(c), x, y)), np.where(c, x, y))
@@ -368,6 +395,8 @@ PRODUCTS: list[tuple[str, Callable[[Any, Any, Any], Any], tuple[int, ...], tuple
     ("tensordot 0", lambda m, a, b: m.tensordot(a, b, 0), (2, 3), (4,)),
     ("tensordot 1", lambda m, a, b: m.tensordot(a, b, axes=1), (2, 3), (3, 4)),
     ("tensordot pairs", lambda m, a, b: m.tensordot(a, b, ((0, 2), (1, 0))), (2, 3, 4), (4, 2, 5)),
+    ("tensordot np.int64", lambda m, a, b: m.tensordot(a, b, axes=np.int64(1)), (2, 3), (3, 4)),
+    ("tensordot np pair", lambda m, a, b: m.tensordot(a, b, np.array([0, 1])), (2, 3), (4, 2)),
     ("tensordot ints", lambda m, a, b: m.tensordot(a, b, (0, -1)), (2, 3), (4, 2)),
 ]
 
@@ -422,6 +451,32 @@ def test_views(case: Any) -> None:
     assert np.array_equal(evaluate([node], {a: x})[0], expected)
     if expected.size:
         check_grads(node * node, a, {a: x})
+
+
+@pytest.mark.parametrize("fill", [0.0, -0.0, 0, 1, 2.5, 1e-7, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool"])
+def test_pad_fills_to_the_bit(fill: float, dtype: str) -> None:
+    """Compiled and evaluated; 0.0 and -0.0 are two values and so make two nodes."""
+    if dtype in ("int32", "bool") and not isinstance(fill, int):
+        fill = 1
+    a = gx.input("a", (2, 3), dtype)
+    x = RNG.normal(size=(2, 3)).astype(dtype)
+    node = gx.pad(a, 1, constant_values=fill)
+    expected = np.pad(x, 1, constant_values=np.array(fill, dtype))
+    assert node.op.fill is not None
+    assert isinstance(node.op.fill(**dict(node.attrs)), bool | int | float)
+    for got in (evaluate([node], {a: x})[0], gx.compile(node)(a=x)):
+        assert got.dtype == dtype
+        assert got.tobytes() == expected.tobytes()
+
+
+def test_attributes_are_exact() -> None:
+    x = gx.input("x", (3,))
+    plus, minus = (gx.pad(x, 1, constant_values=zero) for zero in (0.0, -0.0))
+    assert plus is not minus
+    assert gx.pad(x, 1, constant_values=0) is plus
+    twice = gx.compile(gx.pad(minus, 1))(x=np.ones(3, "f4"))
+    assert np.signbit(twice).tolist() == [False, True, False, False, False, True, False]
 
 
 def test_pick_one_hot_iota_arange() -> None:
@@ -483,6 +538,11 @@ ERRORS: list[tuple[Callable[[], Any], type[GraphcError], str]] = [
     (lambda: gx.einsum("ij->iz", A), ShapeError, "result"),
     (lambda: gx.tensordot(A, B, 1), ShapeError, "sizes of paired axes differ"),
     (lambda: gx.tensordot(A, B, 3), ShapeError, "more than there are"),
+    (lambda: gx.tensordot(A, B, (1, 2, 3)), ShapeError, "need an int, or a pair"),
+    (lambda: gx.tensordot(A, B, 1.5), ShapeError, "need an int, or a pair"),
+    (lambda: gx.transpose(A, 1), ShapeError, r"axes \(1,\) must name each axis once"),
+    (lambda: I3 * 2**70, DTypeError, "object"),
+    (lambda: gx.input("n", ("n",))[::2], ShapeError, "takes whole axes, reversed ones and plain"),
     (lambda: gx.pick(A, A), DTypeError, "need integers"),
     (lambda: gx.pick(A, I3), ShapeError, "one label per row"),
     (lambda: gx.one_hot([0.5], 3), DTypeError, "need integers"),

@@ -264,10 +264,11 @@ class Param(Node):
 
 UFUNC_NAMES = {"absolute": "abs", "true_divide": "divide"}  # where NumPy's name is another
 
-NUMPY_FUNCTIONS = frozenset(
-    """all any argmax argmin broadcast_to clip concatenate dot einsum expand_dims flip max mean min
-    outer pad prod reshape squeeze stack std sum swapaxes tensordot transpose var where""".split()
-)
+NUMPY_FUNCTIONS = {
+    "all", "any", "argmax", "argmin", "broadcast_to", "clip", "concatenate", "dot", "einsum",
+    "expand_dims", "flip", "max", "mean", "min", "outer", "pad", "prod", "reshape", "squeeze",
+    "stack", "std", "sum", "swapaxes", "tensordot", "transpose", "var", "where",
+}  # fmt: skip
 """What np.name(node, ...) may call; other names of NumPy mean something else here, or nothing."""
 
 

@@ -82,7 +82,7 @@ def _pairs(x: Node, y: Node, axes: Any) -> list[tuple[int, int]]:
             explain("tensordot", f"axes {axes!r}: need an int, or a pair: axes of the left operand "
                     "and axes of the right one", [x, y])
         )  # fmt: skip
-    first, second = ([n] if isinstance(n, int | np.integer) else list(n) for n in given)
+    first, second = (list[Any](np.atleast_1d(n)) for n in given)
     normalise_axes("tensordot", first, x.ndim, [x])
     normalise_axes("tensordot", second, y.ndim, [y])
     if len(first) != len(second):

@@ -144,7 +144,7 @@ def _transposed(x: TensorType, axes: tuple[int, ...]) -> TensorType:
 def transpose(x: Operand, axes: Any = None) -> Node:
     """The axes in another order; all reversed if None."""
     x = as_node(x)
-    given = (axes,) if isinstance(axes, int | np.integer) else axes
+    given: Any = (axes,) if isinstance(axes, int | np.integer) else axes
     order = tuple(range(x.ndim))[::-1] if given is None else tuple(given)
     sorted_axes = normalise_axes("transpose", order, x.ndim, [x])
     if len(sorted_axes) != x.ndim:

@@ -254,8 +254,10 @@ def _draw_kernel(
 
 def _draw_flows(canvas: Canvas, sketch: Sketch, schedule: Schedule) -> None:
     """Edges: thin inside a kernel, with the saved bytes as a tooltip; bold between kernels, with
-    the stored bytes and the reason why they were not fused."""
+    the stored bytes and the reason why they were not fused; dashed to a kernel that computes the
+    value again, as it does with random draws."""
     decided = {(e.producer, e.consumer): e for e in schedule.edges}
+    stored = set(schedule.stored)
     labelled: set[tuple[Node, int]] = set()
     for node in sketch.graph.nodes:
         if not sketch.is_drawn(node):
@@ -267,6 +269,12 @@ def _draw_flows(canvas: Canvas, sketch: Sketch, schedule: Schedule) -> None:
                 _draw_edge(canvas, sketch, operand, views, node)
             elif sketch.kernel_of[operand] == here:
                 _draw_fused(canvas, sketch, operand, node, edge)
+            elif operand not in stored:
+                canvas.edge(
+                    sketch.keys[operand], sketch.keys[node], ["computed again"],
+                    "not stored: each kernel that needs it computes it", style="dashed",
+                    color="#9aa5b1",
+                )  # fmt: skip
             else:
                 first = (operand, here) not in labelled
                 labelled.add((operand, here))
@@ -296,5 +304,5 @@ def _draw_stored(
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The first words of a text in at most two lines, with an ellipsis where it was cut."""
-    return textwrap.wrap(text, width, max_lines=2, placeholder=" ...")
+    """The first words of a text in at most three lines, with an ellipsis where it was cut."""
+    return textwrap.wrap(text, width, max_lines=3, placeholder=" ...")

@@ -38,9 +38,9 @@ class Rule:
     """`pattern` becomes `replacement`: a pattern, a number, or a function of the match that gives
     the new node, or None where the rule does not apply after all.
 
-    `keeps`: "bits" (the same bits for every number, NaN, inf and -0 included; which NaN is not
-    promised), "value" (equal up to rounding, or nearer to the exact value), "nothing" (off unless
-    asked for by name). `doc`: one line for the table of rules.
+    `keeps`: "bits" (the same bits for every number, inf and -0 included; NaN stays NaN, but its
+    sign and payload are not promised), "value" (equal up to rounding, or nearer to the exact
+    value), "nothing" (off unless asked for by name). `doc`: one line for the table of rules.
     """
 
     name: str

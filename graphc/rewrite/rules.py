@@ -1,6 +1,6 @@
 """The rules about values, as named data, and the list of all rules.
 
-    bits(...)      the same bits for every number, NaN, inf and -0 included
+    bits(...)      the same bits for every number, inf and -0 included; NaN stays NaN
     value(...)     equal up to rounding, or nearer to the exact value
     nothing(...)   wrong for NaN, inf or -0: off unless asked for by name
 
@@ -9,15 +9,14 @@ must make the graph smaller or bring it nearer to one form, so that rewriting en
 negations have moved towards the outputs and constant factors are joined. Rules may name ops, passes
 do not.
 
-Stabilising (`stable_rules.py`) covers the values and the first derivatives of the forms listed, and
-some of the second derivatives. It does not cover the others: those are derivatives of the form
-that the user wrote, and may be NaN where it overflows.
+Stabilising (`stable_rules.py`) covers values and first derivatives of the listed forms only, and
+some second derivatives. Others are those of the form that the user wrote: NaN where it overflows.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -138,9 +137,10 @@ ARITHMETIC = (
     bits("power_one", x**1, x),
     value("power_two", x**2, p.square(x)),
     value("power_three", x**3, x * p.square(x)),
-    value("power_half", x**0.5, p.sqrt(x), "NaN for -inf, where x ** 0.5 is inf; -0.0 for -0.0"),
+    value("power_half", x**0.5, p.sqrt(x), "NaN for -inf, where x ** 0.5 is inf"),
     value("power_minus_one", x**-1, p.reciprocal(x), when=is_float),
-    value("power_minus_half", x**-0.5, p.rsqrt(x), "NaN for -inf"),
+    value("power_minus_half", x**-0.5, p.rsqrt(x),
+          "NaN for -inf, where x ** -0.5 is 0; -inf for -0.0, where it is inf"),
     bits("reciprocal_of_sqrt", p.reciprocal(p.sqrt(x)), p.rsqrt(x)),
     bits("one_over_sqrt", 1 / p.sqrt(x), p.rsqrt(x)),
     bits("maximum_of_same", p.maximum(x, x), x),

@@ -36,6 +36,7 @@ class Group:
     waiting: set[Node] = field(default_factory=set)  # producers that are still to be placed
     reaches: int = 0  # bits of the groups downstream
     contraction: Node | None = None
+    tile: Node | None = None  # the contraction whose epilogue it may become
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Fusion:
     placed: dict[Node, tuple[Group, Level]] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     updates: set[Node] = field(default_factory=set)
-    on_tile: set[Node] = field(default_factory=set)
+    tile_of: dict[Node, Node] = field(default_factory=dict)  # to the contraction it comes from
     _live: dict[Group, None] = field(default_factory=dict)
     _readers: dict[Node, list[Group]] = field(default_factory=dict)
     _bit: int = 1
@@ -59,7 +60,7 @@ class Fusion:
         fusion = Fusion(Flow.of(graph), target)
         if not target.beta:
             fusion.updates = _update_region(fusion.flow)
-        fusion.on_tile = _tile_values(fusion.flow) - fusion.updates
+        fusion.tile_of = _tile_values(fusion.flow, fusion.updates)
         for node in reversed(fusion.flow.computed):  # consumers before producers
             if node.op.kind is Kind.RANDOM and fusion._is_recomputed(node):
                 fusion._release(node)
@@ -76,11 +77,12 @@ class Fusion:
         uses = [(use, self.placed[use.consumer][0]) for use in self.flow.uses.get(node, ())]
         verdicts = self._verdicts(node)
         allowed = [g for g, (level, _) in verdicts.items() if level is not None]
-        stays = node in self.on_tile and len(verdicts) > 1
+        tile = self.tile_of.get(node)
+        stays = tile is not None and len(verdicts) > 1
         chosen: Group | None = None
         merged: set[Group] = set()
         why: dict[Group, str] = {}
-        for group in () if stays else allowed:
+        for group in [g for g in allowed if g.tile is tile] if stays else allowed:
             if chosen is None:
                 if self._joins(group, verdicts):
                     chosen = group
@@ -98,11 +100,12 @@ class Fusion:
                 why[group] = "fused with another user, whose loops are others"
         for use, group in uses:
             level, reason = verdicts[group]
-            if level is not None and stays:
+            if level is not None and stays and group.tile is not tile:
                 reason = "several users: stays in the epilogue of its contraction"
             self._decide(node, use, group is chosen or group in merged, why.get(group, reason))
         if chosen is None:
             chosen, level = self._new_group(node), self.flow.homes[node].level
+            chosen.tile = tile
         else:
             level = verdicts[chosen][0]
             assert level is not None
@@ -310,19 +313,20 @@ def _same_point(
     return strides is not None and is_identity(layout, strides, space, inner, made)
 
 
-def _tile_values(flow: Flow) -> set[Node]:
+def _tile_values(flow: Flow, updates: set[Node]) -> dict[Node, Node]:
     """Elementwise nodes computed, point by point, from a contraction: its possible epilogue."""
-    found: set[Node] = set()
+    found: dict[Node, Node] = {}
     for node in flow.computed:
-        if node.op.kind is not Kind.ELEMENTWISE or flow.homes[node].level is not Level.FULL:
+        elementwise = node.op.kind is Kind.ELEMENTWISE and flow.homes[node].level is Level.FULL
+        if not elementwise or node in updates:
             continue
         sources = flow.sources(node)
         if any(flow.is_computed(b) and flow.homes[b].level is Level.OUTER for b, _ in sources):
             continue  # waits for a reduction, which no contraction's kernel holds
         for base, layout in sources:
-            from_tile = base.op.kind is Kind.CONTRACTION or base in found
-            if from_tile and layout.is_contiguous and base.type.size == node.type.size:
-                found.add(node)
+            tile = base if base.op.kind is Kind.CONTRACTION else found.get(base)
+            if tile is not None and layout.is_contiguous and base.type.size == node.type.size:
+                found[node] = tile
     return found
 
 
