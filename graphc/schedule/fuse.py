@@ -154,7 +154,7 @@ class Fusion:
         if group.inner and group.inner != home.inner:
             return None, "reduces other axes"
         if group.contraction is not None:
-            return None, "a reduction and a contraction do not share a kernel"
+            return None, "reduction over a contraction's tile"
         if reads is Level.FULL:
             if use.consumer.op.kind in (Kind.REDUCTION, Kind.GATHER):
                 return None, "reduction of a reduction"
