@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 import tracemalloc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -183,7 +184,9 @@ def test_a_forked_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             target=in_a_child, args=(exe, array, want)
         )
         child.start()
-    child.join(20)
+    child.join(10)
+    child.kill()  # a child that waits for threads it does not have would stay for ever
+    child.join()
     assert child.exitcode == 0
     assert_same([exe(x=array)], [want])
 
@@ -354,6 +357,9 @@ def test_results_are_fresh(node: gx.Node, plain: np.ndarray) -> None:
     assert all(r.flags.writeable for r in first)
     second = exe(arrays)
     assert_same(first, copies)  # the next call writes elsewhere
+    dropped = weakref.ref(second.pop(0)), weakref.ref(arrays.pop(node.name))
+    assert [array() for array in dropped] == [None, None]  # the program keeps neither
+    arrays = {node.name: plain.copy()}
     memory = [*first, *second, arrays[node.name], p.storage.array]
     for i, a in enumerate(memory):
         assert not any(np.shares_memory(a, b) for b in memory[:i])

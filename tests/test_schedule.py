@@ -87,6 +87,9 @@ FORMULAS: dict[str, tuple[list[gx.Node], list[str]]] = {
     "bias and activation": ([gx.relu(X @ W + B)], ["contraction"]),
     "residual": ([gx.tanh(X @ W + B) + R], ["contraction"]),
     "transposed operands": ([gx.relu(Z.T @ W), gx.tanh(X.T @ R)], ["contraction"] * 2),
+    "operand with gaps": ([gx.relu(X[:, ::2] @ W[:3])], ["elementwise", "contraction"]),
+    "operand turned round": ([X[:, ::-1] @ W], ["elementwise", "contraction"]),
+    "part of an operand": ([X[::2, 1:] @ W[1:]], ["contraction"]),
     "batches": ([gx.tanh(X.reshape(2, 3, 5) @ W + B)], ["contraction"]),
     "attention": (
         [gx.softmax((X @ Y.T) * 0.3) @ X], ["contraction", "row", "contraction"]
@@ -105,6 +108,10 @@ def test_formula_becomes_kernels(name: str, target: str) -> None:
     nodes, forms = FORMULAS[name]
     made = scheduled(nodes, target=TARGETS[target])
     assert sorted(k.form for k in made.kernels) == sorted(forms), made.kernels
+    for product in (k.contraction for k in made.kernels):
+        if product is not None:  # a BLAS can read the operands
+            assert all(1 in access.strides[-2:] for access in (product.a, product.b))
+            assert all(min(access.strides[-2:]) > 0 for access in (product.a, product.b))
     if not any(n.op.kind is Kind.RANDOM for n in made.graph.nodes):
         assert_computes(made, nodes)
 
@@ -169,7 +176,9 @@ def test_beta_only_where_it_holds() -> None:
         (0.9 * W + g, [], 1),
         (g + 0.5 * W, [], 1),
         (0.9 * W + g, [g], 0),  # the product itself is wanted
-        (0.9 * W + g * g, [], 0),  # and used twice
+        (0.9 * W + g, [2 * g], 0),  # or used twice
+        (0.9 * W + g, [(0.9 * W + g) * g], 0),
+        (0.9 * W + g * g, [], 0),
         (W * W + g, [], 0),  # no number before the old value
         (0.9 * W[::-1] + g, [], 0),  # elsewhere in it
     ]
@@ -187,6 +196,8 @@ def test_beta_only_where_it_holds() -> None:
 # -- why edges are not fused: one small graph for each reason
 
 E, T, F = gx.exp(X), gx.tanh(X @ W + B), gx.exp(Q)
+SINE = gx.sin(X)
+TURNED = gx.cos(E[::-1])
 LONG = X
 for _ in range(300):
     LONG = gx.sin(LONG)
@@ -206,6 +217,9 @@ REASONS: list[tuple[str, list[gx.Node], dict[Any, gx.Node]]] = [
     ("one contraction per kernel", [X @ W + Y @ W], {}),
     ("would be recomputed 6 times", [gx.exp(B) + R], {}),
     ("would close a cycle of kernels", [E + gx.concatenate([E[3:], E[:3]])], {}),
+    # the exponential would join the third output, which reaches the cosine through the second one:
+    # that was not so yet when the cosine was placed
+    ("would close a cycle of kernels", [E, SINE + TURNED[::-1], SINE[::-1] * E], {}),
     ("fused with another user; merging the two would close a cycle", [E * E.sum(0)], {}),
     ("fused with another user, whose loops are others", [E.sum(0), E.sum(1)], {}),
     ("several users: stays in the epilogue of its contraction", [T.sum(0), T.max(1)], {}),

@@ -13,6 +13,7 @@ import pytest
 from programs import TARGETS, run, runner_of, scheduled
 
 import graphc as gx
+from graphc.backends import numpy_kernel
 from graphc.evaluate import evaluate
 from graphc.executable import Executable
 from graphc.schedule.records import Schedule
@@ -38,7 +39,7 @@ def momentum(x: gx.Node, weights: Sequence[gx.Param]) -> dict[Any, gx.Node]:
 
 # -- updates see the old values
 
-A, B, C, M, N = ALL = params(a=(4,), b=(4,), c=(4,), m=(3, 3), n=(3, 3))
+A, B, C, M, N, S = ALL = params(a=(4,), b=(4,), c=(4,), m=(3, 3), n=(3, 3), s=())
 START = {p: p.value for p in ALL}
 UPDATES: dict[str, tuple[list[gx.Node], dict[Any, gx.Node]]] = {
     "swap": ([A, B], {A: B, B: A}),
@@ -61,13 +62,18 @@ UPDATES: dict[str, tuple[list[gx.Node], dict[Any, gx.Node]]] = {
     "product": ([M @ N], {M: M @ N, N: N @ M}),
     "product with itself": ([], {M: M + M @ M, N: N.T @ N + 0.9 * N}),
     "softmax": ([], {M: gx.softmax(M), N: N - gx.softmax(M)}),
+    "a number, used and written": ([((M - S) * (2 * S)).sum()], {S: 2 * S}),
     "across shapes": ([], {M: M + A[:3], A: A * M.sum()}),
 }
 
 
+@pytest.mark.parametrize("block", [numpy_kernel.BLOCK, 4])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", UPDATES)
-def test_updates_see_the_old_values(name: str, target: str) -> None:
+def test_updates_see_the_old_values(
+    name: str, target: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numpy_kernel, "BLOCK", block)
     outputs, updates = UPDATES[name]
     for p, value in START.items():
         p.value = value

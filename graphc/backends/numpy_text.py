@@ -17,6 +17,7 @@ from graphc.ir.op import OPS
 from graphc.ir.tensor_type import DType
 from graphc.schedule.records import Access, Kernel
 
+NUMPY_NAMES = frozenset(dir(np))
 THREADED = 1 << 24  # multiplies' worth of work from which threads pay
 
 
@@ -47,8 +48,10 @@ class Names:
 
     def fresh(self, wanted: str) -> str:
         """`wanted` as an identifier, with a number behind it if it is taken."""
-        base = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
-        base = base if base and not base[0].isdigit() else f"v{base}"
+        base = wanted
+        if not (wanted.isascii() and wanted.isidentifier()):
+            base = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
+            base = base if base and not base[0].isdigit() else f"v{base}"
         name, number = base, 2
         while name in self._taken or _is_reserved(name):
             name, number = f"{base}_{number}", number + 1
@@ -57,7 +60,7 @@ class Names:
 
 
 def _is_reserved(name: str) -> bool:
-    functions = hasattr(np, name) or name in OPS or name in ("evaluate", "copyto")
+    functions = name in NUMPY_NAMES or name in OPS or name == "evaluate"
     return functions or name.endswith("_reduce") or iskeyword(name)
 
 

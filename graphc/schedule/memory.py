@@ -86,17 +86,12 @@ def live_ranges(schedule: Schedule) -> dict[Buffer, tuple[int, int]]:
     """First and last kernel of every arena buffer, both inclusive; slabs as a whole."""
     wanted = arena_buffers(schedule)
     owner: dict[Buffer, Buffer] = {m: b for b in wanted for m in (b, *expand(b))}
-    results = {buffer for _, buffer, _ in schedule.results}
     ranges: dict[Buffer, tuple[int, int]] = {}
     for i, kernel in enumerate(schedule.kernels):
         for access in (*kernel.reads, *kernel.writes):
             buffer = owner.get(access.base)
             if buffer is not None:
                 ranges[buffer] = (ranges.get(buffer, (i, i))[0], i)
-    end = len(schedule.kernels)
-    for buffer, (first, _) in ranges.items():
-        if any(m in results for m in expand(buffer)):  # copied out after the last kernel
-            ranges[buffer] = (first, end)
     return ranges
 
 

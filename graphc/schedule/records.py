@@ -21,7 +21,7 @@ from graphc.ir.graph import Graph
 from graphc.ir.layout import Layout, contiguous_strides
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
-from graphc.ir.tensor_type import DType, TensorType, static_shape
+from graphc.ir.tensor_type import DType, static_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ Buffer = Node | Slab | Copy | Line
 
 def buffer_shape(buffer: Buffer) -> tuple[int, ...]:
     """The shape of one buffer, all of it known."""
-    return static_shape(TensorType(tuple(buffer.shape), buffer.dtype))
+    return static_shape(buffer.type) if isinstance(buffer, Node) else buffer.shape
 
 
 def buffer_nbytes(buffer: Buffer) -> int:
