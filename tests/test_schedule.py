@@ -87,6 +87,9 @@ FORMULAS: dict[str, tuple[list[gx.Node], list[str]]] = {
     "bias and activation": ([gx.relu(X @ W + B)], ["contraction"]),
     "residual": ([gx.tanh(X @ W + B) + R], ["contraction"]),
     "transposed operands": ([gx.relu(Z.T @ W), gx.tanh(X.T @ R)], ["contraction"] * 2),
+    "epilogue merged with another user": (
+        [gx.exp(R) + X @ W, 2 * gx.exp(R)], ["contraction"]
+    ),
     "operand with gaps": ([gx.relu(X[:, ::2] @ W[:3])], ["elementwise", "contraction"]),
     "operand turned round": ([X[:, ::-1] @ W], ["elementwise", "contraction"]),
     "part of an operand": ([X[::2, 1:] @ W[1:]], ["contraction"]),

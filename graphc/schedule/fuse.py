@@ -215,7 +215,8 @@ class Fusion:
             return False
         into.mask |= group.mask
         into.inner = into.inner or group.inner
-        into.contraction = into.contraction or group.contraction
+        if into.contraction is None:
+            into.contraction = group.contraction
         into.members += group.members
         into.waiting |= group.waiting
         into.reaches |= group.reaches
