@@ -123,7 +123,7 @@ class _Log:
         start = perf_counter()
         made = make()
         seconds = perf_counter() - start
-        if verify is not None:
+        if verify is not None and made is not before:
             verify(made)
         if made is not before or name != "bound":  # nothing to bind is no stage
             self.stages.append(Stage(name, made, before, seconds, notes))

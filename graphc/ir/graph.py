@@ -67,7 +67,8 @@ class Graph:
     @cached_property
     def symbols(self) -> set[str]:
         """The symbolic dimensions that must be bound before the graph can run."""
-        return {s for n in self.nodes for e in _extents(n) for s in e.symbols()}
+        kinds = {(n.type.shape, n.attrs) for n in self.nodes}  # few, even in a large graph
+        return {s for kind in kinds for e in _dims(kind) for s in e.symbols()}
 
     def map(self, replace: Callable[[Node], Node]) -> Graph:
         """The graph with every root replaced; the same object if nothing changed."""
