@@ -53,11 +53,6 @@ def ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
     return median(a / b for a, b in zip(ours, reference, strict=True))
 
 
-def seconds_of(action: Callable[[], Any]) -> float:
-    """The time of one call."""
-    return _time(action, 1)
-
-
 def _calls_per_round(step: Callable[[], Any]) -> int:
     step()
     once = min(_time(step, 1) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Checkers for users' tests and ours: tolerances, a gradient checker, random graphs."""
+"""Checkers for users' tests and ours: close values, gradients, random graphs, what was compiled."""
 
 from __future__ import annotations
 

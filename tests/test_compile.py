@@ -528,3 +528,17 @@ def test_steps_compile_in_linear_time_too() -> None:
 
     seconds(4)
     assert min(seconds(48), seconds(48)) < 3.5**2 * min(seconds(12), seconds(12))
+
+
+def test_assert_compiled_finds_what_differs() -> None:
+    exe = gx.compile(gx.softmax(X) + 1)
+    gx.testing.assert_compiled(exe, kernels=["row"], peak_nbytes=0)
+    gx.testing.assert_compiled(exe, kernels=1)
+    matrix = gx.input("matrix", (3, 3))
+    chain = gx.compile((matrix @ matrix @ matrix).sum())  # two products and a sum
+    with pytest.raises(AssertionError, match=r"kernels \['row'\], wanted \['full'\]"):
+        gx.testing.assert_compiled(exe, kernels=["full"])
+    with pytest.raises(AssertionError, match="3 kernels, at most 2 wanted"):
+        gx.testing.assert_compiled(chain, kernels=2)
+    with pytest.raises(AssertionError, match="bytes planned, at most 0 wanted"):
+        gx.testing.assert_compiled(chain, peak_nbytes=0)
