@@ -160,15 +160,15 @@ def test_the_arena_is_as_large_as_the_plan_says(target: str) -> None:
     program = training_step((8, 16, 4), 5)
     runner = runner_of(scheduled(program.outputs, program.updates, TARGETS[target]))
     plan = runner.program.plan
-    assert runner.arena.array.nbytes == plan.peak_nbytes > 0
-    low = runner.arena.array.ctypes.data
+    assert runner.memory.arena.array.nbytes == plan.peak_nbytes > 0
+    low = runner.memory.arena.array.ctypes.data
     assert low % plan.alignment == 0
     for allocation in plan.allocations:
-        lies_at = runner.bases[allocation.buffer].ctypes.data
+        lies_at = runner.memory.bases[allocation.buffer].ctypes.data
         assert lies_at == low + allocation.offset
         members = allocation.buffer.members if isinstance(allocation.buffer, Slab) else ()
         for member in members:
-            start = runner.bases[member].ctypes.data
+            start = runner.memory.bases[member].ctypes.data
             assert lies_at <= start < lies_at + allocation.nbytes
             assert start % plan.alignment == 0
 
@@ -186,9 +186,9 @@ def test_specialisations_share_one_arena() -> None:
         for have, before in zip(made, want.setdefault(batch, made), strict=True):
             assert np.array_equal(have, before)
         peaks[batch] = exe.plan.peak_nbytes
-        arenas.add(id(exe._latest.runner.arena))  # type: ignore[union-attr]
+        arenas.add(id(exe._latest.runner.memory.arena))  # type: ignore[union-attr]
     assert len(arenas) == 1
-    assert exe._latest.runner.arena.array.nbytes == max(peaks.values())  # type: ignore[union-attr]
+    assert exe._latest.runner.memory.arena.array.nbytes == max(peaks.values())  # type: ignore[union-attr]
 
 
 def test_results_and_constants_lie_outside_the_arena() -> None:

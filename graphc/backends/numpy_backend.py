@@ -16,45 +16,25 @@ from typing import Any
 import numpy as np
 
 from graphc.backends.base import Availability, Backend, Options
+from graphc.backends.host_memory import HostMemory, extent_in_memory
 from graphc.backends.numpy_kernel import print_kernel
 from graphc.backends.numpy_text import Binding, KernelText, Names
 from graphc.backends.threads import Team, available_threads, quiet_context, run_in_turn
 from graphc.evaluate import draw_part
-from graphc.ir.node import Node, Param
-from graphc.ir.op import Kind
+from graphc.ir.node import Node
 from graphc.ir.philox import Draws
-from graphc.ir.storage import Storage, aligned_empty
+from graphc.ir.storage import aligned_empty
 from graphc.ir.tensor_type import DType
 from graphc.schedule.records import (
     Buffer,
     Kernel,
-    Line,
     Program,
-    Region,
-    Slab,
     Store,
     Target,
-    buffer_nbytes,
-    buffer_shape,
 )
 
-SMALL = 1 << 16  # bytes: up to here copying costs less than binding
 RESERVED = ("copyto", "matmul", "lo", "hi", "worker", "run_blocks", "run_in_turn", "step")
 INLINE = 1500  # lines: a longer program is a function per kernel
-_laying_out = threading.RLock()  # programs of two threads do not move parameters at once
-
-
-class Arena:
-    """Room for temporaries, shared by the specialisations of one executable: as large as the
-    largest of them needs."""
-
-    def __init__(self) -> None:
-        self.array = aligned_empty((0,), np.dtype("uint8"))
-
-    def reserve(self, nbytes: int) -> None:
-        """Grow to at least `nbytes`; programs bound to the old array look again when called."""
-        if self.array.nbytes < nbytes:
-            self.array = aligned_empty((nbytes,), np.dtype("uint8"))
 
 
 class NumpyRunner:
@@ -68,10 +48,7 @@ class NumpyRunner:
         self.context = quiet_context()
         self.draws = Draws(0, 0, options.numbers)
         self.graph = program.schedule.graph
-        self.updates = [p for p, _ in self.graph.updates]
-        self.arena: Arena = options.shared.setdefault("arena", Arena())
-        self.arena.reserve(program.plan.peak_nbytes)
-        self.bases: dict[Buffer, np.ndarray] = {}
+        self.memory = HostMemory(program, options)
         self.environment: dict[str, Any] = {"copyto": np.copyto, "matmul": np.matmul}
         self.names_of: dict[Buffer, list[tuple[str, Binding]]] = {}
         self.names = Names(RESERVED)
@@ -80,187 +57,47 @@ class NumpyRunner:
             print_kernel(k, self.graph.names, self.names, lambda s, k=k: self._overlapping(k, s))
             for k in program.kernels
         ]
-        self._allocate()
-        self._bind_all()
+        self.scratch = [self._scratch() for _ in range(self.threads)]
+        self._name_all()
+        self.memory.attach(self)
         self._assemble()
 
     # -- calls
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        if self.arena.array is not self.arena_array:
-            self._find_arena()
-            self._rebind(Region.ARENA)
-        locks = self._lock_params()
+        memory = self.memory
         try:
+            memory.enter(inputs)
             self.draws = draws
-            for position, buffer, slot in self.slots:
-                if slot is not None:
-                    slot[...] = inputs[position]
-                else:
-                    self._take_input(buffer, inputs[position])
-            early = [array.copy() for array in self._early()]
-            for buffer, shape, dtype in self.direct_results:
-                self.bases[buffer] = np.empty(shape, dtype)
-                self._bind(buffer)
-            if self.updates:
+            if memory.updates:
                 _uninterrupted(self.run_step)
             else:
                 self.run_step()
-            return self._collect(early)
+            return memory.collect()
         finally:
-            for lock in locks:
-                lock.release()
+            memory.leave()
 
     def run_step(self) -> None:
-        """Run the generated function, without NumPy's warnings. If it fails midway, the values that
-        it was to update count as lost."""
+        """Run the generated function, without NumPy's warnings."""
         try:
             self.context.run(self.step)
         except BaseException as error:
-            for param in self.updates:
-                param.storage.invalidate(f"{error!r} stopped an update midway")
+            self.memory.invalidate(error)
             raise
-
-    def _lock_params(self) -> list[threading.RLock]:
-        """Take the locks of all parameters, at the addresses that the program is bound to."""
-        while True:
-            locks = self.locks
-            for lock in locks:
-                lock.acquire()
-            if self.changes == Storage.changes:
-                return locks
-            for lock in locks:
-                lock.release()
-            self._refresh_params()
-
-    def _take_input(self, buffer: Buffer, given: np.ndarray) -> None:
-        if not (given.flags.c_contiguous and given.flags.aligned):
-            given = np.ascontiguousarray(given)
-        self.bases[buffer] = given
-        self._bind(buffer)
-
-    def _early(self) -> list[np.ndarray]:
-        """Results that are sources: copied before the step, which may update them."""
-        return [self.bases[buffer] for buffer in self.early_results]
-
-    def _collect(self, early: list[np.ndarray]) -> list[np.ndarray]:
-        """Fresh arrays for the results, in order."""
-        sources = iter(early)
-        results: list[np.ndarray] = []
-        for buffer, shape, how in self.collected:
-            if how == "early":
-                array = next(sources)
-            else:
-                array = self.bases[buffer]
-                if how == "copy":
-                    array = array.copy()
-            results.append(array if array.shape == shape else array.reshape(shape))
-        for buffer in self.visiting:  # arrays of the user's are not kept alive
-            self.bases.pop(buffer, None)
-            for name, _ in self.names_of.get(buffer, ()):
-                self.environment[name] = None
-        return results
 
     # -- printing
 
     def _overlapping(self, kernel: Kernel, store: Store) -> set[Buffer]:
         """What a kernel reads that shares memory with a store."""
-        home, first, last = self._extent(store.access.base)
+        home, first, last = extent_in_memory(self.program, store.access.base)
         found: set[Buffer] = set()
         for access in kernel.reads:
-            other, start, end = self._extent(access.base)
+            other, start, end = extent_in_memory(self.program, access.base)
             if home == other and first < end and start < last:
                 found.add(access.base)
         return found
 
-    def _extent(self, buffer: Buffer) -> tuple[Any, int, int]:
-        place = self.program.places[buffer]
-        if place.region is Region.ARENA:
-            return "arena", place.offset, place.offset + max(1, buffer_nbytes(buffer))
-        return (id(place.owner), 0, 1)
-
     # -- memory
-
-    def _allocate(self) -> None:
-        """Memory for everything that has a fixed address."""
-        places = self.program.places
-        self._find_params()
-        self._find_arena()
-        results = {b for _, b, _ in self.program.results}
-        self.direct_results: list[tuple[Buffer, tuple[int, ...], DType]] = []
-        for buffer, place in places.items():
-            if place.region is Region.CONSTANT:
-                self.bases[buffer] = _constant(buffer)
-            elif place.region is Region.RESULT:
-                assert buffer in results
-                if buffer_nbytes(buffer) <= SMALL:
-                    self.bases[buffer] = aligned_empty(buffer_shape(buffer), buffer.dtype)
-                else:
-                    self.direct_results.append((buffer, buffer_shape(buffer), buffer.dtype))
-        self.slots: list[tuple[int, Buffer, np.ndarray | None]] = []
-        for node in self.graph.inputs:
-            small = node.type.nbytes <= SMALL
-            slot = aligned_empty(buffer_shape(node), node.dtype) if small else None
-            if slot is not None:
-                self.bases[node] = slot
-            self.slots.append((self.input_names.index(node.name), node, slot))
-        self.collected: list[tuple[Buffer, tuple[int, ...], str]] = []
-        self.early_results: list[Buffer] = []
-        taken: set[Buffer] = set()
-        self.direct = {buffer for buffer, _, _ in self.direct_results}
-        for _, buffer, shape in self.program.results:
-            how = "copy"
-            if isinstance(buffer, Node) and buffer.op.kind is Kind.SOURCE:
-                how = "early"
-                self.early_results.append(buffer)
-            elif buffer in self.direct and buffer not in taken:
-                how = "take"
-                taken.add(buffer)
-            self.collected.append((buffer, shape, how))
-        self.visiting = [*self.direct, *(b for _, b, slot in self.slots if slot is None)]
-        self.scratch = [self._scratch() for _ in range(self.threads)]
-
-    def _find_arena(self) -> None:
-        """Look up where the temporaries lie now."""
-        self.arena_array = self.arena.array
-        for buffer, place in self.program.places.items():
-            if place.region is Region.ARENA:
-                self.bases[buffer] = _view(self.arena_array, place.offset, buffer)
-
-    def _find_params(self) -> None:
-        """Lay the parameters out as the program wants them, and look up where they are now."""
-        with _laying_out:
-            for slab in self.program.param_slabs:
-                _lay_out(slab)
-            changes = Storage.changes
-            for param in self.graph.params:
-                param.storage.check(param.name)
-            for buffer, place in self.program.places.items():
-                owner = place.owner
-                if place.region is Region.PARAM and isinstance(owner, Param):
-                    self.bases[buffer] = owner.storage.array
-                elif place.region is Region.PARAM and isinstance(owner, Slab):
-                    slab = _storages(owner)[0].slab
-                    assert slab is not None
-                    self.bases[buffer] = slab
-            self._sort_locks()
-            self.changes = changes
-
-    def _refresh_params(self) -> None:
-        """Another program moved parameters, or a value became invalid: look again."""
-        self._find_params()
-        self._rebind(Region.PARAM)
-
-    def _rebind(self, region: Region) -> None:
-        for buffer, place in self.program.places.items():
-            if place.region is region:
-                self._bind(buffer)
-
-    def _sort_locks(self) -> None:
-        """One lock per storage or slab, always taken in the same order."""
-        storages = [p.storage for p in self.graph.params]
-        self.locks = list({id(s.lock): s.lock for s in storages}.values())
-        self.locks.sort(key=id)
 
     def _scratch(self) -> np.ndarray:
         sizes = [sum(_padded(d, s) for d, s in text.slots) for text in self.texts]
@@ -275,7 +112,8 @@ class NumpyRunner:
 
     # -- names to arrays
 
-    def _bind_all(self) -> None:
+    def _name_all(self) -> None:
+        """Bind the names that no call changes, and note which stand for views of a buffer."""
         for text in self.texts:
             offsets = _offsets(text)
             for local, binding in text.bindings.items():
@@ -295,16 +133,17 @@ class NumpyRunner:
                     self.environment[name] = self._drawer(binding.value)
                 else:
                     self.environment[name] = binding.value
-        for buffer in self.names_of:
-            if buffer in self.bases:
-                self._bind(buffer)
 
-    def _bind(self, buffer: Buffer) -> None:
+    def bind(self, buffer: Buffer, array: np.ndarray) -> None:
         """Point every name for this buffer to where it lies now."""
-        base = self.bases[buffer]
-        flat = base.reshape(-1)
+        flat = array.reshape(-1)
         for name, binding in self.names_of.get(buffer, ()):
             self.environment[name] = _strided(flat, binding)
+
+    def release(self, buffer: Buffer) -> None:
+        """Keep no view of an array that is the caller's."""
+        for name, _ in self.names_of.get(buffer, ()):
+            self.environment[name] = None
 
     def _whole_name(self, text: KernelText, name: str) -> str:
         """The name of the whole array, where a block's function uses the name for its rows."""
@@ -434,49 +273,6 @@ def _strided(flat: np.ndarray, binding: Binding) -> np.ndarray:
         binding.shape, flat.dtype, flat, binding.access.offset * itemsize, strides
     )  # checked by NumPy against the buffer's bounds
     return view.view(binding.viewed) if binding.viewed else view
-
-
-def _view(arena: np.ndarray, offset: int, buffer: Buffer) -> np.ndarray:
-    nbytes = buffer_nbytes(buffer)
-    return arena[offset : offset + nbytes].view(buffer.dtype).reshape(buffer_shape(buffer))
-
-
-def _constant(buffer: Buffer) -> np.ndarray:
-    """The value of a source that is known beforehand, or its distinct elements."""
-    node = buffer.node if isinstance(buffer, Line) else buffer
-    assert isinstance(node, Node)
-    assert node.op.eval is not None
-    value = np.asarray(node.op.eval(np, **dict(node.attrs)))
-    if isinstance(buffer, Line):
-        if not value.size:
-            return np.zeros(buffer.shape, buffer.dtype)
-        moving = tuple(slice(None) if s else 0 for s in buffer.layout.strides)
-        value = value[moving].reshape(-1)
-    return np.ascontiguousarray(value).reshape(buffer_shape(buffer))
-
-
-def _storages(slab: Slab) -> list[Storage]:
-    return [m.storage for m in slab.members if isinstance(m, Param)]
-
-
-def _lay_out(slab: Slab) -> None:
-    """Let the parameters of a slab lie one behind another, if they do not already."""
-    storages = _storages(slab)
-    home = storages[0].slab
-    if (
-        home is not None
-        and home.size == slab.size
-        and all(
-            s.slab is home and s.array.ctypes.data == home.ctypes.data + start * home.itemsize
-            for s, start in zip(storages, slab.starts, strict=True)
-        )
-    ):
-        return
-    home = aligned_empty((slab.size,), slab.dtype)
-    home[...] = 0  # the gaps are computed on, too
-    lock = threading.RLock()
-    for storage, start in zip(storages, slab.starts, strict=True):
-        storage.relocate(home, start, lock)
 
 
 def _probe() -> Availability:

@@ -1,0 +1,277 @@
+"""The host memory of a prepared program: where each of its buffers lies, call after call.
+
+Temporaries lie in one arena, parameters in storages that programs share. Small inputs are copied
+into fixed slots and small results out of them; large ones are bound anew with each call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from graphc.backends.base import Options
+from graphc.ir.node import Node, Param
+from graphc.ir.op import Kind
+from graphc.ir.storage import Storage, aligned_empty
+from graphc.ir.tensor_type import DType
+from graphc.schedule.records import (
+    Buffer,
+    Line,
+    Program,
+    Region,
+    Slab,
+    buffer_nbytes,
+    buffer_shape,
+)
+
+SMALL = 1 << 16  # bytes: up to here copying costs less than binding
+_laying_out = threading.RLock()  # programs of two threads do not move parameters at once
+
+
+class Binder(Protocol):
+    """What runs over the memory: it is told whenever a buffer has another address."""
+
+    def bind(self, buffer: Buffer, array: np.ndarray) -> None:
+        """From now on `buffer` is `array`, C-contiguous and aligned."""
+        ...
+
+    def release(self, buffer: Buffer) -> None:
+        """The array of `buffer` belongs to the caller again: keep no reference to it."""
+        ...
+
+
+class Arena:
+    """Room for temporaries, shared by the specialisations of one executable: as large as the
+    largest of them needs."""
+
+    def __init__(self) -> None:
+        self.array = aligned_empty((0,), np.dtype("uint8"))
+
+    def reserve(self, nbytes: int) -> None:
+        """Grow to at least `nbytes`; programs bound to the old array look again when called."""
+        if self.array.nbytes < nbytes:
+            self.array = aligned_empty((nbytes,), np.dtype("uint8"))
+
+
+class HostMemory:
+    """Memory for everything that a program reads and writes.
+
+    A call is `enter`, the step itself, `collect`, and in any case `leave`. Between `enter` and
+    `leave` the locks of all parameters are held.
+    """
+
+    def __init__(self, program: Program, options: Options) -> None:
+        self.program = program
+        self.graph = program.schedule.graph
+        self.updates = [p for p, _ in self.graph.updates]
+        self.bases: dict[Buffer, np.ndarray] = {}
+        self.arena: Arena = options.shared.setdefault("arena", Arena())
+        self.arena.reserve(program.plan.peak_nbytes)
+        self._early: list[np.ndarray] = []
+        self._held: list[threading.RLock] = []
+        self._find_params()
+        self._find_arena()
+        self._place_results()
+        self._place_inputs(options.inputs)
+        self._visiting = [*self._direct, *(b for _, b, slot in self._slots if slot is None)]
+
+    def attach(self, binder: Binder) -> None:
+        """Tell `binder` where everything lies, now and whenever it changes."""
+        self._binder = binder
+        for buffer, array in self.bases.items():
+            binder.bind(buffer, array)
+
+    # -- a call
+
+    def enter(self, inputs: Sequence[np.ndarray]) -> None:
+        """Take the locks, the inputs, and the results that are sources; make room for the rest."""
+        if self.arena.array is not self._arena_array:
+            self._find_arena()
+            self._rebind(Region.ARENA)
+        self._held = self._lock_params()
+        for position, buffer, slot in self._slots:
+            if slot is not None:
+                slot[...] = inputs[position]
+            else:
+                self._take_input(buffer, inputs[position])
+        self._early = [self.bases[buffer].copy() for buffer in self._early_results]
+        for buffer, (shape, dtype) in self._direct.items():
+            self.bases[buffer] = fresh = np.empty(shape, dtype)
+            self._binder.bind(buffer, fresh)
+
+    def collect(self) -> list[np.ndarray]:
+        """Fresh arrays for the results, in order."""
+        early = iter(self._early)
+        results: list[np.ndarray] = []
+        for buffer, shape, how in self._collected:
+            if how == "early":
+                array = next(early)
+            else:
+                array = self.bases[buffer]
+                if how == "copy":
+                    array = array.copy()
+            results.append(array if array.shape == shape else array.reshape(shape))
+        return results
+
+    def leave(self) -> None:
+        """Give back the locks, and what belongs to the caller."""
+        self._early = []
+        for buffer in self._visiting:
+            if self.bases.pop(buffer, None) is not None:
+                self._binder.release(buffer)
+        for lock in self._held:
+            lock.release()
+        self._held = []
+
+    def invalidate(self, error: BaseException) -> None:
+        """A step failed midway: the values that it was to update count as lost."""
+        for param in self.updates:
+            param.storage.invalidate(f"{error!r} stopped an update midway")
+
+    def _lock_params(self) -> list[threading.RLock]:
+        """Take the locks of all parameters, at the addresses that the program is bound to."""
+        while True:
+            locks = self._locks
+            for lock in locks:
+                lock.acquire()
+            if self._changes == Storage.changes:
+                return locks
+            for lock in locks:
+                lock.release()
+            self._find_params()  # another program moved them, or a value became invalid
+            self._rebind(Region.PARAM)
+
+    def _take_input(self, buffer: Buffer, given: np.ndarray) -> None:
+        if not (given.flags.c_contiguous and given.flags.aligned):
+            given = np.ascontiguousarray(given)
+        self.bases[buffer] = given
+        self._binder.bind(buffer, given)
+
+    # -- places
+
+    def _place_results(self) -> None:
+        results = self.program.results
+        self._direct: dict[Buffer, tuple[tuple[int, ...], DType]] = {}
+        for buffer, place in self.program.places.items():
+            if place.region is Region.CONSTANT:
+                self.bases[buffer] = constant_value(buffer)
+            elif place.region is Region.RESULT:
+                if buffer_nbytes(buffer) <= SMALL:
+                    self.bases[buffer] = aligned_empty(buffer_shape(buffer), buffer.dtype)
+                else:
+                    self._direct[buffer] = (buffer_shape(buffer), buffer.dtype)
+        self._collected: list[tuple[Buffer, tuple[int, ...], str]] = []
+        self._early_results: list[Buffer] = []
+        taken: set[Buffer] = set()
+        for _, buffer, shape in results:
+            how = "copy"
+            if isinstance(buffer, Node) and buffer.op.kind is Kind.SOURCE:
+                how = "early"
+                self._early_results.append(buffer)
+            elif buffer in self._direct and buffer not in taken:
+                how = "take"
+                taken.add(buffer)
+            self._collected.append((buffer, shape, how))
+
+    def _place_inputs(self, names: Sequence[str]) -> None:
+        self._slots: list[tuple[int, Buffer, np.ndarray | None]] = []
+        for node in self.graph.inputs:
+            small = node.type.nbytes <= SMALL
+            slot = aligned_empty(buffer_shape(node), node.dtype) if small else None
+            if slot is not None:
+                self.bases[node] = slot
+            self._slots.append((names.index(node.name), node, slot))
+
+    def _find_arena(self) -> None:
+        """Look up where the temporaries lie now."""
+        self._arena_array = self.arena.array
+        for buffer, place in self.program.places.items():
+            if place.region is Region.ARENA:
+                self.bases[buffer] = _view(self._arena_array, place.offset, buffer)
+
+    def _find_params(self) -> None:
+        """Lay the parameters out as the program wants them, and look up where they are now."""
+        with _laying_out:
+            for slab in self.program.param_slabs:
+                _lay_out(slab)
+            changes = Storage.changes
+            for param in self.graph.params:
+                param.storage.check(param.name)
+            for buffer, place in self.program.places.items():
+                owner = place.owner
+                if place.region is Region.PARAM and isinstance(owner, Param):
+                    self.bases[buffer] = owner.storage.array
+                elif place.region is Region.PARAM and isinstance(owner, Slab):
+                    slab = _storages(owner)[0].slab
+                    assert slab is not None
+                    self.bases[buffer] = slab
+            self._sort_locks()
+            self._changes = changes
+
+    def _rebind(self, region: Region) -> None:
+        for buffer, place in self.program.places.items():
+            if place.region is region:
+                self._binder.bind(buffer, self.bases[buffer])
+
+    def _sort_locks(self) -> None:
+        """One lock per storage or slab, always taken in the same order."""
+        storages = [p.storage for p in self.graph.params]
+        self._locks = list({id(s.lock): s.lock for s in storages}.values())
+        self._locks.sort(key=id)
+
+
+def extent_in_memory(program: Program, buffer: Buffer) -> tuple[object, int, int]:
+    """What lies where: a home (equal for buffers that may share bytes) and its first and last byte.
+
+    Buffers overlap if their homes are equal and their ranges meet.
+    """
+    place = program.places[buffer]
+    if place.region is Region.ARENA:
+        return "arena", place.offset, place.offset + max(1, buffer_nbytes(buffer))
+    return (id(place.owner), 0, 1)
+
+
+def _view(arena: np.ndarray, offset: int, buffer: Buffer) -> np.ndarray:
+    nbytes = buffer_nbytes(buffer)
+    return arena[offset : offset + nbytes].view(buffer.dtype).reshape(buffer_shape(buffer))
+
+
+def constant_value(buffer: Buffer) -> np.ndarray:
+    """The value of a source that is known beforehand, or its distinct elements."""
+    node = buffer.node if isinstance(buffer, Line) else buffer
+    assert isinstance(node, Node)
+    assert node.op.eval is not None
+    value = np.asarray(node.op.eval(np, **dict(node.attrs)))
+    if isinstance(buffer, Line):
+        if not value.size:
+            return np.zeros(buffer.shape, buffer.dtype)
+        moving = tuple(slice(None) if s else 0 for s in buffer.layout.strides)
+        value = value[moving].reshape(-1)
+    return np.ascontiguousarray(value).reshape(buffer_shape(buffer))
+
+
+def _storages(slab: Slab) -> list[Storage]:
+    return [m.storage for m in slab.members if isinstance(m, Param)]
+
+
+def _lay_out(slab: Slab) -> None:
+    """Let the parameters of a slab lie one behind another, if they do not already."""
+    storages = _storages(slab)
+    home = storages[0].slab
+    if (
+        home is not None
+        and home.size == slab.size
+        and all(
+            s.slab is home and s.array.ctypes.data == home.ctypes.data + start * home.itemsize
+            for s, start in zip(storages, slab.starts, strict=True)
+        )
+    ):
+        return
+    home = aligned_empty((slab.size,), slab.dtype)
+    home[...] = 0  # the gaps are computed on, too
+    lock = threading.RLock()
+    for storage, start in zip(storages, slab.starts, strict=True):
+        storage.relocate(home, start, lock)
