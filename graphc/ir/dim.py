@@ -113,6 +113,55 @@ class Dim:
     __repr__ = __str__
 
 
+class Extent(int):
+    """A size that is bound: an int that remembers the dimension it is the value of.
+
+    Arithmetic carries the dimension along, so that strides and offsets made of sizes know where
+    they come from, and generated code can name a size instead of repeating its value: it then
+    serves every value. Where the memory is lost (in a cache that holds an equal plain int), the
+    code is only less general.
+    """
+
+    dim: Dim
+
+    @staticmethod
+    def of(value: int | Dim, dim: int | Dim) -> int | Dim:
+        """`value` as the value of `dim`, where it is known and `dim` is not."""
+        if not isinstance(value, int) or not isinstance(dim, Dim):
+            return value
+        extent = Extent(value)
+        extent.dim = dim
+        return extent
+
+    def __add__(self, other: int) -> int:
+        return _extent(int(self) + int(other), self.dim + origin(other))
+
+    def __mul__(self, other: int) -> int:
+        return _extent(int(self) * int(other), self.dim * origin(other))
+
+    def __neg__(self) -> int:
+        return self * -1
+
+    def __sub__(self, other: int) -> int:
+        return self + other * -1
+
+    def __rsub__(self, other: int) -> int:
+        return self * -1 + other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def origin(value: int) -> int | Dim:
+    """The dimension that a size is the value of, or the size itself."""
+    return value.dim if isinstance(value, Extent) else value
+
+
+def _extent(value: int, dim: int | Dim) -> int:
+    made = Extent.of(value, dim)
+    assert isinstance(made, int)
+    return made
+
+
 def floor_divide(a: int | Dim, b: int | Dim) -> int | Dim:
     """`a // b`: exact where the polynomials divide term by term, else kept as one quotient atom.
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from graphc.errors import CompileError, DTypeError, ShapeError
-from graphc.ir.dim import Dim
+from graphc.ir.dim import Dim, Extent
 from graphc.ir.node import Derived, Node, Param, describe, explain, intern
 from graphc.ir.op import Kind
 
@@ -176,7 +176,7 @@ def bind(graph: Graph, sizes: Mapping[str, int], training: bool = True) -> Graph
 
 def _bind(value: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(value, Dim):
-        return value.bind(sizes)
+        return Extent.of(value.bind(sizes), value)
     if type(value) is tuple:
         return tuple(_bind(v, sizes) for v in value)
     return value

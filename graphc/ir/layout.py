@@ -23,9 +23,14 @@ class Layout:
         return self.offset == 0 and self.strides == contiguous_strides(self.shape)
 
 
-@lru_cache(maxsize=4096)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides; 0 for unit axes."""
+    return _contiguous_strides(shape, *map(type, shape))
+
+
+@lru_cache(maxsize=4096)
+def _contiguous_strides(shape: tuple[int, ...], *_types: type) -> tuple[int, ...]:
+    """The types are part of the key: an `Extent` is equal to a plain int, but knows more."""
     strides: list[int] = []
     step = 1
     for extent in reversed(shape):
@@ -34,7 +39,6 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-@lru_cache(maxsize=4096)
 def contiguous(shape: tuple[int, ...]) -> Layout:
     """The layout of a buffer of its own."""
     return Layout(shape, 0, contiguous_strides(shape))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
-from graphc.ir.dim import Dim, product
+from graphc.ir.dim import Dim, Extent, product
 
 DType = np.dtype[Any]
 
@@ -85,7 +85,7 @@ def as_extent(extent: Any) -> int | Dim:
         )
     if extent < 0:
         raise ShapeError(f"size {extent} in a shape is negative; sizes are 0 or more")
-    return int(extent)
+    return extent if isinstance(extent, Extent) else int(extent)
 
 
 def static_shape(of: TensorType) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 
 from graphc.ir.graph import Graph
@@ -319,7 +319,6 @@ def reduction_form(space: tuple[int, ...], inner: tuple[int, ...]) -> str:
     return "row" if inner == tuple(range(first, len(space))) else "column"
 
 
-@lru_cache(maxsize=4096)
 def store_strides(space: tuple[int, ...], inner: tuple[int, ...], level: Level) -> tuple[int, ...]:
     """The strides over the space of a contiguous buffer of full-level or outer-level values."""
     if level is Level.FULL:

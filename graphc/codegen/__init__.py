@@ -1,0 +1,1 @@
+"""Program -> C-family source. Pure text: nothing here compiles or runs anything."""

@@ -1,0 +1,63 @@
+/* What a generated program and the runtime (runtime.c) share: the frame of a call, how work is cut
+ * into parts, and matrix products.
+ *
+ * A program is a table of launches. Each launch does one part of `parts` of its work; all parts may
+ * run at the same time, in any threads. What a part computes never depends on who runs it.
+ */
+#ifndef GX_PROGRAM_H
+#define GX_PROGRAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct gx_call gx_call;
+typedef struct gx_product gx_product;
+
+/* One part of a launch. */
+typedef void gx_launch(const gx_call *call, int64_t part, int64_t parts);
+
+/* What is to be done with a finished block of a product: rows first_row <= i < last_row, columns
+ * first_column <= j < last_column; element (i, j) is values[(i - first_row) * row + (j - first_column)]. */
+typedef struct {
+    const void *values;
+    int64_t row, first_row, last_row, first_column, last_column;
+} gx_block;
+typedef void gx_use_block(const gx_call *call, const gx_block *block, const int64_t *batch);
+
+/* a [m, k] @ b [k, n]; strides in elements. Parts share the rows, or the columns. */
+struct gx_product {
+    const void *a, *b;
+    int64_t m, n, k, a_row, a_column, b_row, b_column;
+    bool by_columns;
+    const int64_t *batch; /* indices of this product in a stack, handed on to `use` */
+    gx_use_block *use;
+};
+typedef void gx_multiply(const gx_call *call, const gx_product *product, void *scratch,
+                         int64_t part, int64_t parts);
+
+struct gx_call {
+    char *const *buffers;      /* where each buffer of the program lies */
+    const int64_t *sizes;      /* symbolic sizes */
+    const double *numbers;     /* constants that depend on sizes */
+    gx_multiply *multiply_f32, *multiply_f64, *multiply_i32, *multiply_i64; /* product.c */
+    char *scratch;             /* private to each part */
+    int64_t scratch_nbytes;    /* of one part */
+    uint32_t seed[2], step[2]; /* of the random draws */
+};
+
+/* The start of a part, of `extent` things that are shared out in whole units. Part `parts` starts at
+ * the end. */
+static inline int64_t gx_start(int64_t extent, int64_t unit, int64_t part, int64_t parts)
+{
+    const int64_t units = (extent + unit - 1) / unit;
+    const int64_t start = units * part / parts * unit;
+    return start < extent ? start : extent;
+}
+
+static inline int64_t gx_least(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+#endif
