@@ -230,7 +230,7 @@ def test_no_posix(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
         ("exec false", r"failed \(1\): no message"),
         ("kill -9 $$", "was ended by SIGKILL"),
         ("exit 0", "reported success and wrote no object"),
-        (WITH_OUT + 'echo garbage > "$out"', "does not run"),
+        (WITH_OUT + 'echo garbage > "$out"', r"does not run: it failed \(1\): /[^\n]*; "),
         (WITH_OUT + ': > "$out"', "does not run"),
         ('[ "$1" = --version ] || exit 5\necho 1.0', r"failed \(5\)"),
     ],
@@ -433,3 +433,9 @@ def test_long_complaints_are_cut() -> None:
     assert kept[-1] == "..."
     assert max(map(len, kept)) == 200
     assert module._excerpt("\n \n") == "no message"
+
+
+def test_complaint_starts_at_its_first_error_or_with_what_leads_to_it() -> None:
+    warning, led, error = "x.c:1: warning: odd", "ld: no room", "cc: error: ld failed"
+    assert module._excerpt(f"{led}\n{error}") == f"{led}\n{error}"
+    assert module._excerpt(f"{warning}\n  code\n\n{error}\nend") == f"{error}\nend"

@@ -70,7 +70,10 @@ int graphc_probe(double *values)
 CALL_PROBE = """\
 import ctypes, sys
 values = (ctypes.c_double * 64)()
-failed = ctypes.CDLL(sys.argv[1]).graphc_probe(values)
+try:
+    failed = ctypes.CDLL(sys.argv[1]).graphc_probe(values)
+except (OSError, AttributeError) as error:
+    sys.exit(str(error))
 sys.exit("its thread did not run" if failed or list(values) != [1.0] * 64 else 0)
 """
 
@@ -358,9 +361,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _excerpt(text: str, lines: int = 8, columns: int = 200) -> str:
-    """The beginning of what a compiler said, from its first error on."""
+    """The beginning of what a compiler said; warnings that precede its first error are left out."""
     said = [line.rstrip() for line in text.splitlines() if line.strip()]
     errors = [i for i, line in enumerate(said) if re.search(r"\b(error|undefined)\b", line, re.I)]
-    start = errors[0] if errors else 0
+    warned = any("warning" in line for line in said[: errors[0] if errors else 0])
+    start = errors[0] if warned else 0
     kept = [line[:columns] for line in said[start : start + lines]]
     return "\n".join(kept + ["..."] * (len(said) > start + lines)) or "no message"
