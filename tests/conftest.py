@@ -1,6 +1,6 @@
 """What all tests share: a fixed random search for hypothesis, and the root of the checkout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,14 @@ settings.load_profile("graphc")
 def root() -> Path:
     """The checkout that holds graphc/, tests/ and docs/."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test compiles gets into the user's cache folder, or comes out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
