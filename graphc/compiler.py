@@ -68,7 +68,8 @@ def compile(
     switches = select_rules(rules)
     mode = bool(declared.updates) if training is None else training
     numbers = number_draws(declared.nodes)
-    options = Options(threads, tuple(n.name for n in declared.inputs), numbers)
+    fixed = frozenset(declared.nodes) if declared.symbols else None
+    options = Options(threads, tuple(n.name for n in declared.inputs), numbers, fixed)
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
         with _collector_paused():
@@ -105,7 +106,7 @@ def _compile(
     planned = log.run("planned", fused, lambda: plan_memory(fused), verify_plan)
     program = log.run("lowered", planned, lambda: lower(planned))
     start = perf_counter()
-    runner = backend.prepare(program, options)
+    runner = backend.prepare(program, replace(options, sizes=sizes))
     log.extend(perf_counter() - start, source=runner.source, scratch_nbytes=runner.scratch_nbytes)
     return Specialisation(tuple(log.stages), program, runner)
 

@@ -55,6 +55,20 @@ static inline int64_t gx_start(int64_t extent, int64_t unit, int64_t part, int64
     return start < extent ? start : extent;
 }
 
+/* Into how many chunks a reduction of `total` elements to few values is cut, along a loop of `extent`
+ * steps: by size alone, so that sums are the same for any number of threads. */
+static inline int64_t gx_chunks(int64_t extent, int64_t total)
+{
+    const int64_t wanted = total >> 16, most = extent < 64 ? extent : 64;
+    return wanted < 1 || most < 1 ? 1 : wanted < most ? wanted : most;
+}
+
+/* Bytes, rounded up to whole cache lines. */
+static inline int64_t gx_padded(int64_t nbytes)
+{
+    return (nbytes + 63) / 64 * 64;
+}
+
 static inline int64_t gx_least(int64_t x, int64_t y)
 {
     return x < y ? x : y;

@@ -6,14 +6,12 @@ import difflib
 from collections.abc import Mapping
 
 from graphc.backends.base import Availability, Backend
+from graphc.backends.native_backend import NATIVE
 from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import BackendUnavailable, CompileError
 
-PLANNED = {
-    "cuda": "not part of this version",
-    "native": "not part of this version",
-}
-BACKENDS: Mapping[str, Backend] = {NUMPY.name: NUMPY}
+PLANNED = {"cuda": "not part of this version"}
+BACKENDS: Mapping[str, Backend] = {NATIVE.name: NATIVE, NUMPY.name: NUMPY}
 ORDER = ("cuda", "native", "numpy")
 
 

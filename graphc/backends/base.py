@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from graphc.ir.node import Node
 from graphc.ir.philox import Draws
 from graphc.schedule.records import Program, Target
 
@@ -15,13 +16,17 @@ class Options:
     """How a program is to be run.
 
     `threads`: None for all cores this process may use; `inputs`: the names of the declared inputs,
-    in the order in which a call hands them over; `numbers`: of the random draws; `shared`: what a
+    in the order in which a call hands them over; `numbers`: of the random draws; `fixed`: the nodes as
+    declared, where there are symbolic sizes: other constants may depend on sizes; `sizes`: the
+    values of symbolic sizes; `shared`: what a
     backend lets the specialisations of one executable share, which never run at once.
     """
 
     threads: int | None = None
     inputs: tuple[str, ...] = ()
     numbers: Mapping[int, int] = field(default_factory=dict[int, int])
+    fixed: frozenset[Node] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     shared: dict[str, Any] = field(default_factory=dict[str, Any])
 
 

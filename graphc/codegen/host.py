@@ -301,7 +301,7 @@ class _Kernel:
 
     def _comment(self) -> str:
         """What is fused here, and over which loops."""
-        kernel = self.kernel
+        kernel = self.context.kernel
         loops = ", ".join(
             f"{v} < {_plain(n)}" for v, n in zip(self.loops, kernel.space, strict=True)
         )

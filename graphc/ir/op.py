@@ -69,6 +69,8 @@ class Op(Generic[P]):
     fill: Callable[..., float | None] | None = None  # of a join: what lies between the pieces
     resolve: Callable[..., Node] | None = None  # (*inputs, training=, **attrs): its form once bound
     c: str = ""  # C expression of an elementwise op; placeholders below
+    start: str = ""  # C expression that a reduction without `identity` starts from
+    extra: Callable[..., tuple[str, ...]] | None = None  # of a draw: more arguments, in C
     cost: float = 1.0  # time of one element, in multiplies
     commutative: bool = False
     algebra: str = (

@@ -1,0 +1,208 @@
+"""The native backend: a program as one C translation unit, compiled by the system's compiler and
+run by one foreign call.
+
+The compiled object is found by the content of its text, so that a program that was compiled once,
+by any process, starts at once. Sizes that are symbolic are arguments: a new batch size plans its
+memory anew, and calls the same object.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from graphc.backends.base import Availability, Backend, Options
+from graphc.backends.cache import object_cache
+from graphc.backends.host_memory import HostMemory
+from graphc.backends.native_parts import plan_steps
+from graphc.backends.threads import available_threads
+from graphc.backends.toolchain import Toolchain, compile_object, details, find_toolchain
+from graphc.codegen.host import HostProgram, print_program
+from graphc.codegen.sources import read, splice
+from graphc.errors import BackendUnavailable
+from graphc.ir.philox import MASK, Draws
+from graphc.ir.storage import aligned_empty
+from graphc.schedule.records import Buffer, Program, Target
+
+ELEMENTS = {"f32": "float", "f64": "double", "i32": "int32_t", "i64": "int64_t"}
+
+
+class Frame(ctypes.Structure):
+    """`gx_call` of kernels/program.h."""
+
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
+        *((f"multiply_{element}", ctypes.c_void_p) for element in ELEMENTS),
+        ("scratch", ctypes.c_void_p),
+        ("scratch_nbytes", ctypes.c_int64),
+        ("seed", ctypes.c_uint32 * 2),
+        ("step", ctypes.c_uint32 * 2),
+    )
+
+
+class StepRecord(ctypes.Structure):
+    """`gx_step` of kernels/runtime.c."""
+
+    _fields_ = (("run", ctypes.c_void_p), ("parts", ctypes.c_int32), ("barrier", ctypes.c_int32))
+
+
+class NativeRunner:
+    """A program compiled and bound to memory."""
+
+    def __init__(self, program: Program, options: Options) -> None:
+        printed = print_program(program, options.numbers, options.fixed)
+        self.source, self.kernel_sources = printed.text, printed.kernel_sources
+        self.threads = options.threads or available_threads()
+        self.steps = plan_steps(program, printed, self.threads)
+        if all(step.parts == 1 for step in self.steps):
+            self.threads = 1
+        objects = load_objects(
+            {
+                "runtime": read("runtime.c"),
+                **{e: f"#define GX_T {ELEMENTS[e]}\n{read('product.c')}" for e in printed.products},
+                "program": printed.text,
+            }
+        )
+        self._keep: list[Any] = [objects]
+        self.places = {buffer: i for i, buffer in enumerate(printed.buffers)}
+        self.pointers = (ctypes.c_void_p * max(1, len(printed.buffers) + len(printed.partials)))()
+        for i, nbytes in enumerate(printed.partials):
+            self.pointers[len(printed.buffers) + i] = self._room(nbytes)
+        self.frame = Frame()
+        self._fill_frame(printed, objects, options.sizes)
+        self._steps = self._table(objects["program"])
+        self._run = objects["runtime"].gx_run
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
+                              ctypes.c_void_p)  # fmt: skip
+        self._run.restype = None
+        self._arguments = (
+            ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
+            self.threads, None,
+        )  # fmt: skip
+        self.draws = bool(options.numbers)
+        self.memory = HostMemory(program, options)
+        self.memory.attach(self)
+
+    def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
+        memory = self.memory
+        try:
+            memory.enter(inputs)
+            if self.draws:
+                frame = self.frame
+                frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
+                frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
+            self._run(*self._arguments)  # one foreign call: an interrupt waits for its end
+            return memory.collect()
+        finally:
+            memory.leave()
+
+    def bind(self, buffer: Buffer, array: np.ndarray) -> None:
+        """Note where a buffer lies now."""
+        place = self.places.get(buffer)
+        if place is not None:
+            self.pointers[place] = array.ctypes.data
+
+    def release(self, buffer: Buffer) -> None:
+        """An address keeps nothing alive."""
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes used beside the arena: rows, blocks of products, partial results."""
+        return sum(room.nbytes for room in self._keep if isinstance(room, np.ndarray))
+
+    # -- the frame
+
+    def _room(self, nbytes: int) -> int:
+        room = aligned_empty((max(64, nbytes),), np.dtype("uint8"))
+        self._keep.append(room)
+        return room.ctypes.data
+
+    def _fill_frame(
+        self, printed: HostProgram, objects: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> None:
+        frame = self.frame
+        self._sizes = (ctypes.c_int64 * max(1, len(printed.symbols)))(
+            *(sizes[s] for s in printed.symbols)
+        )
+        self._numbers = (ctypes.c_double * max(1, len(printed.numbers)))(*printed.numbers)
+        nbytes = printed.row_nbytes
+        for element, depth in printed.products.items():
+            product = objects[element]
+            needed = product.gx_product_scratch
+            needed.argtypes, needed.restype = (ctypes.c_int64,), ctypes.c_int64
+            nbytes = max(nbytes, needed(depth))
+            entry = ctypes.cast(product.gx_product_part, ctypes.c_void_p)
+            setattr(frame, f"multiply_{element}", entry)
+        frame.buffers = ctypes.addressof(self.pointers)
+        frame.sizes = ctypes.addressof(self._sizes)
+        frame.numbers = ctypes.addressof(self._numbers)
+        frame.scratch_nbytes = -(-nbytes // 64) * 64 + 64
+        frame.scratch = self._room(frame.scratch_nbytes * self.threads)
+
+    def _table(self, program: ctypes.CDLL) -> Any:
+        """The launches, each with its parts and whether it waits."""
+        count = len(self.steps)
+        functions = (ctypes.c_void_p * max(1, count)).in_dll(program, "gx_launches")
+        return (StepRecord * max(1, count))(
+            *(
+                StepRecord(functions[i], step.parts, step.barrier)
+                for i, step in enumerate(self.steps)
+            )
+        )
+
+
+# -- objects
+
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+def load_objects(texts: Mapping[str, str]) -> dict[str, ctypes.CDLL]:
+    """Compile (or find) and load several C texts; those to be compiled, at the same time."""
+    toolchain = _toolchain()
+    keys = {name: toolchain.key(splice(text)) for name, text in texts.items()}
+    missing = [name for name, key in keys.items() if key not in _loaded]
+
+    def load(name: str) -> None:
+        text = splice(texts[name])
+        cache = object_cache()
+        _loaded[keys[name]] = cache.load(
+            keys[name], lambda path: compile_object(toolchain, text, path)
+        )
+
+    if len(missing) == 1:
+        load(missing[0])
+    elif missing:
+        with ThreadPoolExecutor(len(missing)) as pool:
+            list(pool.map(load, missing))
+    return {name: _loaded[key] for name, key in keys.items()}
+
+
+def _toolchain() -> Toolchain:
+    return _find(os.environ.get("CC"), os.environ.get("PATH"), os.environ.get("GRAPHC_CACHE_DIR"))
+
+
+@lru_cache(maxsize=8)
+def _find(*_environment: str | None) -> Toolchain:
+    return find_toolchain()
+
+
+def _probe() -> Availability:
+    try:
+        toolchain = _toolchain()
+        return Availability(
+            True, "a C compiler is there", {**details(toolchain, object_cache()),
+                                            "threads": str(available_threads())}
+        )  # fmt: skip
+    except BackendUnavailable as error:
+        return Availability(False, str(error))
+
+
+NATIVE = Backend("native", Target("native", beta=True), NativeRunner, _probe)
