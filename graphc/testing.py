@@ -17,7 +17,16 @@ from graphc.ir.dim import Dim
 from graphc.ir.graph import Graph, bind, is_external, topological
 from graphc.ir.node import Node, Param, describe, intern
 from graphc.ir.op import OPS, F, Kind, Op
-from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType, static_shape
+from graphc.ir.tensor_type import (
+    BOOL,
+    FLOAT32,
+    FLOAT64,
+    FLOATS,
+    INT32,
+    DType,
+    kind_of,
+    static_shape,
+)
 from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
 
@@ -74,7 +83,7 @@ def check_grads(
 
 
 def in_float64(roots: Sequence[Node]) -> dict[Node, Node]:
-    """Every node below the roots, mapped to the same graph with float64 in place of float32."""
+    """Every node below the roots, mapped to the same graph float64 for other floats."""
     wide: dict[Node, Node] = {}
     for node in topological(roots):
         attrs = tuple((key, _wide(value)) for key, value in node.attrs)
@@ -83,9 +92,9 @@ def in_float64(roots: Sequence[Node]) -> dict[Node, Node]:
 
 
 def _wide(value: Any) -> Any:
-    if isinstance(value, Constant) and value.dtype == FLOAT32:
+    if isinstance(value, Constant) and value.dtype in FLOATS:
         return Constant(FLOAT64, value.shape, value.array().astype(FLOAT64).tobytes())
-    return FLOAT64 if isinstance(value, np.dtype) and value == FLOAT32 else value
+    return FLOAT64 if isinstance(value, np.dtype) and value in FLOATS else value
 
 
 def _given(node: Node, values: Mapping[Any, Any]) -> np.ndarray:
@@ -93,7 +102,7 @@ def _given(node: Node, values: Mapping[Any, Any]) -> np.ndarray:
     if found is None and not isinstance(node, Param):
         raise InputError(f"check_grads: no value is given for {describe(node)}")
     value = node.value if found is None and isinstance(node, Param) else np.asarray(found)
-    if value.dtype.kind not in "biuf":
+    if kind_of(value.dtype) not in "biuf":
         raise InputError(f"check_grads: the value of {describe(node)} has dtype {value.dtype}")
     return value.astype(FLOAT64) if node.dtype in FLOATS else value.astype(node.dtype)
 

@@ -205,7 +205,7 @@ def by_mode(x: Operand, y: Operand) -> Node:
 # -- casts
 
 
-def _cast(x: TensorType, dtype: DType) -> TensorType:
+def _cast(x: TensorType, dtype: DType, stored: bool = False) -> TensorType:
     return TensorType(x.shape, dtype)
 
 
@@ -213,13 +213,13 @@ def _cast(x: TensorType, dtype: DType) -> TensorType:
     Kind.ELEMENTWISE,
     "x as another dtype",
     infer=_cast,
-    eval=lambda xp, x, dtype: x.astype(dtype),
-    vjp={0: lambda g, out, x, dtype: g.astype(x.dtype)},
+    eval=lambda xp, x, dtype, stored=False: x.astype(dtype),
+    vjp={0: lambda g, out, x, dtype, stored=False: g.astype(x.dtype)},
     c="({R}){0}",
 )
 def astype(x: Operand, dtype: Any) -> Node:
     """The elements as another dtype: floats to integers cut towards zero, anything to bool is
-    `x != 0`."""
+    `x != 0`. To a 16-bit float and back is a rounding, which is kept."""
     x = as_node(x)
     dtype = dtype_for("astype", dtype, [x])
     return x if x.dtype == dtype else make(astype, (x,), dtype=dtype)
