@@ -23,7 +23,9 @@ from graphc.ir.tensor_type import (
     FLOAT64,
     FLOATS,
     INT32,
+    NARROW,
     DType,
+    as_dtype,
     kind_of,
     static_shape,
 )
@@ -175,14 +177,14 @@ class RandomGraph:
     values: dict[str, np.ndarray]
 
 
-def random_graph(seed: int) -> RandomGraph:
+def random_graph(seed: int, dtype: Any = None) -> RandomGraph:
     """A graph made by a random walk over the op table, the same one for the same seed.
 
-    About 5 to 60 nodes of all kinds but random ones, sizes 0 to 9, mostly float32; some with
-    gradients and with updates of parameters. Its values are tame: finite, away from kinks and ties,
-    and float32 gives what float64 gives.
+    About 5 to 60 nodes of all kinds but random ones, sizes 0 to 9, with floats of `dtype`, or else
+    mostly of float32; some with gradients and with updates of parameters. Its values are tame:
+    finite, away from kinks and ties, and float32 (or `dtype`) gives what float64 gives.
     """
-    walk = _Walk(np.random.default_rng(seed))
+    walk = _Walk(np.random.default_rng(seed), None if dtype is None else as_dtype(dtype))
     for _ in range(walk.rng.integers(2, 14)):
         walk.step()
     outputs, updates = walk.finish()
@@ -198,6 +200,7 @@ class _Walk:
     """The walk: a pool of nodes to draw operands from, each with its value."""
 
     rng: np.random.Generator
+    wanted: DType | None = None
     dtype: DType = FLOAT32
     sizes: list[int] = field(default_factory=list[int])
     pool: list[Node] = field(default_factory=list[Node])
@@ -206,7 +209,8 @@ class _Walk:
 
     def __post_init__(self) -> None:
         rng = self.rng
-        self.dtype = FLOAT64 if rng.random() < 0.15 else FLOAT32
+        drawn = FLOAT64 if rng.random() < 0.15 else FLOAT32
+        self.dtype = self.wanted or drawn
         common = [int(n) for n in rng.integers(2, 10, 3)]
         self.sizes = [*common, *common, int(rng.choice([0, 1, 1, 1, 4]))]
         for i in range(rng.integers(1, 4)):
@@ -259,7 +263,7 @@ class _Walk:
             self.values.update(self.value_of(node))
             value = self.values[node]
         self.values[node] = value
-        finite = bool(np.isfinite(value).all()) if value.dtype.kind == "f" else True
+        finite = bool(np.isfinite(value).all()) if value.dtype in FLOATS else True
         if finite and np.abs(value.astype(FLOAT64)).max(initial=0) < LARGEST:
             self.pool.append(node)
 
@@ -303,24 +307,30 @@ class _Walk:
         updates = {p: n for p, n in updates.items() if n in tame}
         return outputs or {"first": self.pool[0]}, updates
 
+    @property
+    def limit(self) -> float:
+        """By how much of the largest value a root may differ from what float64 gives."""
+        share = 0.5 if self.dtype in NARROW else 0.1
+        return share * TOLERANCES[self.dtype if self.dtype in NARROW else FLOAT32].accumulated
+
     def tame(self, roots: Sequence[Node]) -> set[Node]:
         """The roots that are finite and not large, and that float64 agrees with."""
         wide = in_float64(roots)
         at = {wide[n]: _wide_value(v) for n, v in self.values.items() if n in wide and not n.inputs}
         exact = evaluate([wide[r] for r in roots], at)
         narrow = self.value_of(*roots)
-        return {r for r, e in zip(roots, exact, strict=True) if _agree(narrow[r], e)}
+        return {r for r, e in zip(roots, exact, strict=True) if _agree(narrow[r], e, self.limit)}
 
 
 def _wide_value(value: np.ndarray) -> np.ndarray:
     return value.astype(FLOAT64) if value.dtype in FLOATS else value
 
 
-def _agree(narrow: np.ndarray, exact: np.ndarray) -> bool:
+def _agree(narrow: np.ndarray, exact: np.ndarray, limit: float) -> bool:
     if narrow.dtype not in FLOATS:
         return bool(np.array_equal(narrow, exact))
     scale = max(float(np.abs(exact).max(initial=0)), 1e-3)
-    close = np.abs(narrow - exact).max(initial=0) <= 0.1 * TOLERANCES[FLOAT32].accumulated * scale
+    close = np.abs(_wide_value(narrow) - exact).max(initial=0) <= limit * scale
     return bool(np.isfinite(exact).all() and scale < 1e4 and close)
 
 

@@ -41,7 +41,7 @@ any (as it comes), bits (bool and integers only)."""
 
 def as_node(value: Operand, dtype: DType | None = None) -> Node:
     """`value` as a node: itself, a size, or a constant (of `dtype`, if that is given)."""
-    if dtype in NARROW and not (isinstance(value, Node) and value.dtype == dtype):
+    if dtype is not None and dtype in NARROW:
         return _as_narrow(value, dtype)
     if isinstance(value, Node):
         return value if dtype is None else FUNCTIONS["astype"](value, dtype)
@@ -53,6 +53,8 @@ def as_node(value: Operand, dtype: DType | None = None) -> Node:
 def _as_narrow(value: Operand, dtype: DType) -> Node:
     """An operand for 16-bit floats: what the dtype cannot hold exactly (0.1, a count of 100 000) is
     kept in float32, so that only results are rounded."""
+    if isinstance(value, Node) and value.dtype == dtype:
+        return value
     if not isinstance(value, Node | Dim):
         narrow, wide = const_array(value, dtype, "const"), const_array(value, FLOAT32, "const")
         if np.array_equal(narrow.astype(FLOAT32), wide, equal_nan=True):

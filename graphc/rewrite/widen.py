@@ -5,8 +5,8 @@
 
 `stored` is a cast that was not asked for, only implied by the dtype. Then float32(stored(y))
 is y (rule `drop_rounding`), so that a chain of ops is float32 throughout, and what is stored (a
-result, a parameter, a piece of a join) is rounded once. A backend needs no 16-bit arithmetic, only casts
-between 16-bit floats and float32, and ops that move elements.
+result, a parameter, a piece of a join) is rounded once. A backend needs no 16-bit arithmetic, only
+casts between 16-bit floats and float32, and ops that move elements.
 """
 
 from __future__ import annotations
