@@ -102,7 +102,7 @@ def under_views(leaf: Leaves, then: bool) -> Node:
 
 
 def rounded(x: Node) -> Node:
-    """A float32 node as one that is to be stored in 16 bits; another one, the exact one, as it is."""
+    """A float32 node as one to be stored in 16 bits; any other one, so the exact one, as it is."""
     return stored(x, BFLOAT16) if x.dtype == np.float32 else x
 
 

@@ -10,7 +10,6 @@ with the result and not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from graphc.ir.op import FUNCTIONS, OPS, Kind, Op, register
 from graphc.ir.tensor_type import (
     BOOL,
     FLOAT32,
+    FLOAT64,
     FLOATS,
     INT32,
     INT64,
@@ -173,12 +173,20 @@ def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:
         typed = [
             x.dtype for x in weak if isinstance(x, np.ndarray) and x.ndim and x.dtype in FLOATS
         ]
-        return FLOAT32 if strong or not typed else reduce(np.promote_types, typed)
+        return FLOAT32 if strong or not typed else _joint_float(typed)
     if INT64 in strong:
         return INT64
     if INT32 in strong or kinds & {"i", "u"}:
         return INT32
     return BOOL
+
+
+def _joint_float(dtypes: Iterable[DType]) -> DType:
+    """The smallest float dtype that holds those of all arrays."""
+    found = set(dtypes)
+    if len(found) == 1:
+        return found.pop()
+    return FLOAT64 if FLOAT64 in found else FLOAT32
 
 
 def broadcast(op: str, nodes: Sequence[Node]) -> list[Node]:
