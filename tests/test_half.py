@@ -268,6 +268,15 @@ def test_numbers_beside_16_bits_are_not_rounded(dtype: Any) -> None:
         assert node.dtype == np.dtype(dtype)
         assert_close(have, rounded(value, dtype))
     same(run(x * np.float32(0.1), {"x": a}), rounded(want[0], dtype))
+    tenth = gx.const(rounded([0.1, 0.2], dtype))
+    compared = [
+        tenth == 0.1,
+        tenth >= 0.1,
+        tenth > 0.1,
+        gx.grad(gx.maximum(tenth, 0.1).sum(), tenth),
+    ]
+    values = [array.tolist() for array in run(compared, {})]
+    assert values == [[True, False], [True, True], [False, True], [0.5, 1]]
     assert gx.const(0.5, dtype) is (x * 0.5).inputs[1].inputs[0]  # exact: a plain constant
 
 
@@ -399,7 +408,7 @@ def test_a_training_step_is_that_of_float32_with_rounded_params(dtype: Any) -> N
     assert step.stages["widened"].notes["rules"]["drop_rounding"] > 10
 
 
-def test_float16_takes_half_the_room_of_float32_for_params() -> None:
+def test_bfloat16_takes_half_the_room_of_float32_for_params() -> None:
     sizes: dict[str, int] = {}
     for dtype in ("float32", "bfloat16"):
         _, _, params = in_dtype(dtype)

@@ -4,7 +4,7 @@ Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError)
 bool node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy
 scalars and arrays are weak: they take the nodes' dtype, and only their category counts (a float
 makes an integer node float32). Beside a 16-bit float, what its dtype cannot hold exactly is rounded
-with the result and not before.
+with the result and not before (comparisons excepted).
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from graphc.ir.tensor_type import (
     kind_of,
 )
 
-Mode = Literal["arithmetic", "float", "any", "bits"]
+Mode = Literal["arithmetic", "float", "any", "compare", "bits"]
 """What an op computes in: arithmetic (bool becomes int32), float (anything else becomes float32),
-any (as it comes), bits (bool and integers only)."""
+any (as it comes), compare (as it comes, with numbers rounded to the nodes' dtype: a float16 0.1 is
+equal to 0.1), bits (bool and integers only)."""
 
 
 def as_node(value: Operand, dtype: DType | None = None) -> Node:
@@ -144,6 +145,10 @@ def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> 
         raise DTypeError(
             explain(op, "takes bools or integers, not floats; compare first, as in x > 0", nodes)
         )
+    if mode == "compare":
+        operands = [
+            x if isinstance(x, Node | Dim) else FUNCTIONS["const"](x, dtype) for x in operands
+        ]
     return [as_node(x, dtype) for x in operands]
 
 

@@ -22,8 +22,8 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype("float32")
 FLOAT64 = np.dtype("float64")
 DTYPES = (BOOL, INT32, INT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64)
-FLOATS = (FLOAT16, BFLOAT16, FLOAT32, FLOAT64)
-NARROW = (FLOAT16, BFLOAT16)
+FLOATS = frozenset({FLOAT16, BFLOAT16, FLOAT32, FLOAT64})
+NARROW = frozenset({FLOAT16, BFLOAT16})
 """The floats of 16 bits. Values are stored in them; arithmetic is done in float32."""
 
 

@@ -141,7 +141,7 @@ def _share(g: Node, wins: Node, ties: Node) -> Node:
 maximum = binary(
     "maximum", "The larger of two elements; NaN if either is.",
     "max(x, y); ties share the gradient",
-    mode="any",
+    mode="compare",
     eval=lambda xp, x, y: xp.maximum(x, y),
     vjp={0: lambda g, out, x, y: _share(g, x > y, x == y),
          1: lambda g, out, x, y: _share(g, y > x, x == y)},
@@ -151,7 +151,7 @@ maximum = binary(
 minimum = binary(
     "minimum", "The smaller of two elements; NaN if either is.",
     "min(x, y); ties share the gradient",
-    mode="any",
+    mode="compare",
     eval=lambda xp, x, y: xp.minimum(x, y),
     vjp={0: lambda g, out, x, y: _share(g, x < y, x == y),
          1: lambda g, out, x, y: _share(g, y < x, x == y)},
