@@ -56,7 +56,9 @@ def _app() -> Any:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, name="graphc")
     function = typer.Argument(metavar="MODULE:FUNCTION", help="Returns outputs, or with updates.")
     sizes = typer.Option([], "--size", metavar="NAME=N", help="Bind a symbolic size.")
-    stage = typer.Option("", help="declared, bound, simplified, fused, planned or lowered.")
+    stage = typer.Option(
+        "", help="declared, bound, widened, simplified, fused, planned or lowered."
+    )
     picture = typer.Option("", "--out", metavar="FILE", help="A .dot, .svg or .png to write.")
     cases = typer.Option([], "--case", help="A benchmark to run; all by default.")
     backends = typer.Option([], "--backend", help="A backend to run on; all by default.")

@@ -1,6 +1,6 @@
 """`compile`: one straight line from declared nodes to a program that runs.
 
-Graph.of -> bind -> simplify -> fuse -> plan_memory -> lower -> prepare
+Graph.of -> bind -> widen -> simplify -> fuse -> plan_memory -> lower -> prepare
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from graphc.ir.text import verify_graph
 from graphc.report.stage import Record, Stage
 from graphc.rewrite.engine import simplify
 from graphc.rewrite.rule import Rule
-from graphc.rewrite.rules import select_rules
+from graphc.rewrite.rules import ROUNDING, select_rules
+from graphc.rewrite.widen import widen
 from graphc.schedule.lower import lower
 from graphc.schedule.memory import plan_memory
 from graphc.schedule.order import schedule
 from graphc.schedule.verify import verify_plan, verify_schedule
 
 R = TypeVar("R", bound=Record)
+OPTIONAL = ("bound", "widened")  # no stages where there is nothing to bind or to widen
 
 
 def compile(
@@ -97,11 +99,15 @@ def _compile(
 ) -> Specialisation:
     """The straight line: each stage makes the next record from the one before."""
     log = _Log(declared)
+    dropped: dict[str, int] = {}
     hits: dict[str, int] = {}
     bound = log.run("bound", declared, lambda: bind(declared, sizes, training), verify_graph,
                     sizes=dict(sizes))  # fmt: skip
-    simple = log.run("simplified", bound, lambda: _simplify(bound, rules, hits), verify_graph,
-                     rules=hits)  # fmt: skip
+    wide = log.run("widened", bound, lambda: _noting(dropped, widen(bound, rules)), verify_graph,
+                   rules=dropped)  # fmt: skip
+    others = [rule for rule in rules if rule not in ROUNDING]
+    simple = log.run("simplified", wide, lambda: _noting(hits, simplify(wide, others)),
+                     verify_graph, rules=hits)  # fmt: skip
     fused = log.run("fused", simple, lambda: schedule(simple, backend.target), verify_schedule)
     planned = log.run("planned", fused, lambda: plan_memory(fused), verify_plan)
     program = log.run("lowered", planned, lambda: lower(planned))
@@ -126,7 +132,7 @@ class _Log:
         seconds = perf_counter() - start
         if verify is not None and made is not before:
             verify(made)
-        if made is not before or name != "bound":  # nothing to bind is no stage
+        if made is not before or name not in OPTIONAL:
             self.stages.append(Stage(name, made, before, seconds, notes))
         return made
 
@@ -151,10 +157,11 @@ def _collector_paused() -> Generator[None]:
             gc.enable()
 
 
-def _simplify(graph: Graph, rules: Sequence[Rule], hits: dict[str, int]) -> Graph:
-    result, counts = simplify(graph, rules)
+def _noting(hits: dict[str, int], made: tuple[Graph, dict[str, int]]) -> Graph:
+    """The graph alone; how often each rule fired goes into the notes of its stage."""
+    graph, counts = made
     hits.update(counts)
-    return result
+    return graph
 
 
 def _flatten(outputs: Any) -> tuple[dict[str, Node], Structure]:

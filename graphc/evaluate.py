@@ -10,8 +10,9 @@ import numpy as np
 from graphc.errors import CompileError
 from graphc.ir.graph import is_external, topological
 from graphc.ir.node import Node, Param, describe
-from graphc.ir.op import Array, Kind
+from graphc.ir.op import MOVES, Array, Kind
 from graphc.ir.philox import LANES, Draws, group_count, number_draws
+from graphc.ir.tensor_type import NARROW, computed_in
 
 
 def evaluate(
@@ -51,8 +52,19 @@ def evaluate_all(
                 done[node] = draw(node, draws, xp)
             else:
                 arguments = [done[i] for i in node.inputs]
-                done[node] = xp.asarray(node.op.eval(xp, *arguments, **dict(node.attrs)))
+                done[node] = xp.asarray(_value(node, arguments, xp))
     return done
+
+
+def _value(node: Node, arguments: Sequence[Array], xp: Any) -> Array:
+    """The value of a node. 16-bit floats are computed in float32, then rounded."""
+    assert node.op.eval is not None
+    types = [node.dtype, *(i.dtype for i in node.inputs)]
+    if node.op.kind in MOVES or not any(dtype in NARROW for dtype in types):
+        return node.op.eval(xp, *arguments, **dict(node.attrs))
+    wide = [a.astype(computed_in(a.dtype)) for a in arguments]
+    attrs = {key: computed_in(value) for key, value in node.attrs}
+    return xp.asarray(node.op.eval(xp, *wide, **attrs)).astype(node.dtype)
 
 
 def draw(node: Node, draws: Draws, xp: Any = np) -> Array:

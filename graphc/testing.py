@@ -17,7 +17,18 @@ from graphc.ir.dim import Dim
 from graphc.ir.graph import Graph, bind, is_external, topological
 from graphc.ir.node import Node, Param, describe, intern
 from graphc.ir.op import OPS, F, Kind, Op
-from graphc.ir.tensor_type import BOOL, FLOAT32, FLOAT64, FLOATS, INT32, DType, static_shape
+from graphc.ir.tensor_type import (
+    BOOL,
+    FLOAT32,
+    FLOAT64,
+    FLOATS,
+    INT32,
+    NARROW,
+    DType,
+    as_dtype,
+    kind_of,
+    static_shape,
+)
 from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
 
@@ -74,7 +85,7 @@ def check_grads(
 
 
 def in_float64(roots: Sequence[Node]) -> dict[Node, Node]:
-    """Every node below the roots, mapped to the same graph with float64 in place of float32."""
+    """Every node below the roots, mapped to the same graph float64 for other floats."""
     wide: dict[Node, Node] = {}
     for node in topological(roots):
         attrs = tuple((key, _wide(value)) for key, value in node.attrs)
@@ -83,9 +94,9 @@ def in_float64(roots: Sequence[Node]) -> dict[Node, Node]:
 
 
 def _wide(value: Any) -> Any:
-    if isinstance(value, Constant) and value.dtype == FLOAT32:
+    if isinstance(value, Constant) and value.dtype in FLOATS:
         return Constant(FLOAT64, value.shape, value.array().astype(FLOAT64).tobytes())
-    return FLOAT64 if isinstance(value, np.dtype) and value == FLOAT32 else value
+    return FLOAT64 if isinstance(value, np.dtype) and value in FLOATS else value
 
 
 def _given(node: Node, values: Mapping[Any, Any]) -> np.ndarray:
@@ -93,7 +104,7 @@ def _given(node: Node, values: Mapping[Any, Any]) -> np.ndarray:
     if found is None and not isinstance(node, Param):
         raise InputError(f"check_grads: no value is given for {describe(node)}")
     value = node.value if found is None and isinstance(node, Param) else np.asarray(found)
-    if value.dtype.kind not in "biuf":
+    if kind_of(value.dtype) not in "biuf":
         raise InputError(f"check_grads: the value of {describe(node)} has dtype {value.dtype}")
     return value.astype(FLOAT64) if node.dtype in FLOATS else value.astype(node.dtype)
 
@@ -166,14 +177,14 @@ class RandomGraph:
     values: dict[str, np.ndarray]
 
 
-def random_graph(seed: int) -> RandomGraph:
+def random_graph(seed: int, dtype: Any = None) -> RandomGraph:
     """A graph made by a random walk over the op table, the same one for the same seed.
 
-    About 5 to 60 nodes of all kinds but random ones, sizes 0 to 9, mostly float32; some with
-    gradients and with updates of parameters. Its values are tame: finite, away from kinks and ties,
-    and float32 gives what float64 gives.
+    About 5 to 60 nodes of all kinds but random ones, sizes 0 to 9, with floats of `dtype`, or else
+    mostly of float32; some with gradients and with updates of parameters. Its values are tame:
+    finite, away from kinks and ties, and float32 (or `dtype`) gives what float64 gives.
     """
-    walk = _Walk(np.random.default_rng(seed))
+    walk = _Walk(np.random.default_rng(seed), None if dtype is None else as_dtype(dtype))
     for _ in range(walk.rng.integers(2, 14)):
         walk.step()
     outputs, updates = walk.finish()
@@ -189,6 +200,7 @@ class _Walk:
     """The walk: a pool of nodes to draw operands from, each with its value."""
 
     rng: np.random.Generator
+    wanted: DType | None = None
     dtype: DType = FLOAT32
     sizes: list[int] = field(default_factory=list[int])
     pool: list[Node] = field(default_factory=list[Node])
@@ -197,7 +209,8 @@ class _Walk:
 
     def __post_init__(self) -> None:
         rng = self.rng
-        self.dtype = FLOAT64 if rng.random() < 0.15 else FLOAT32
+        drawn = FLOAT64 if rng.random() < 0.15 else FLOAT32
+        self.dtype = self.wanted or drawn
         common = [int(n) for n in rng.integers(2, 10, 3)]
         self.sizes = [*common, *common, int(rng.choice([0, 1, 1, 1, 4]))]
         for i in range(rng.integers(1, 4)):
@@ -250,7 +263,7 @@ class _Walk:
             self.values.update(self.value_of(node))
             value = self.values[node]
         self.values[node] = value
-        finite = bool(np.isfinite(value).all()) if value.dtype.kind == "f" else True
+        finite = bool(np.isfinite(value).all()) if value.dtype in FLOATS else True
         if finite and np.abs(value.astype(FLOAT64)).max(initial=0) < LARGEST:
             self.pool.append(node)
 
@@ -294,24 +307,30 @@ class _Walk:
         updates = {p: n for p, n in updates.items() if n in tame}
         return outputs or {"first": self.pool[0]}, updates
 
+    @property
+    def limit(self) -> float:
+        """By how much of the largest value a root may differ from what float64 gives."""
+        share = 0.5 if self.dtype in NARROW else 0.1
+        return share * TOLERANCES[self.dtype if self.dtype in NARROW else FLOAT32].accumulated
+
     def tame(self, roots: Sequence[Node]) -> set[Node]:
         """The roots that are finite and not large, and that float64 agrees with."""
         wide = in_float64(roots)
         at = {wide[n]: _wide_value(v) for n, v in self.values.items() if n in wide and not n.inputs}
         exact = evaluate([wide[r] for r in roots], at)
         narrow = self.value_of(*roots)
-        return {r for r, e in zip(roots, exact, strict=True) if _agree(narrow[r], e)}
+        return {r for r, e in zip(roots, exact, strict=True) if _agree(narrow[r], e, self.limit)}
 
 
 def _wide_value(value: np.ndarray) -> np.ndarray:
     return value.astype(FLOAT64) if value.dtype in FLOATS else value
 
 
-def _agree(narrow: np.ndarray, exact: np.ndarray) -> bool:
+def _agree(narrow: np.ndarray, exact: np.ndarray, limit: float) -> bool:
     if narrow.dtype not in FLOATS:
         return bool(np.array_equal(narrow, exact))
     scale = max(float(np.abs(exact).max(initial=0)), 1e-3)
-    close = np.abs(narrow - exact).max(initial=0) <= 0.1 * TOLERANCES[FLOAT32].accumulated * scale
+    close = np.abs(_wide_value(narrow) - exact).max(initial=0) <= limit * scale
     return bool(np.isfinite(exact).all() and scale < 1e4 and close)
 
 

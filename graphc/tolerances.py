@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 
@@ -15,6 +16,9 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
+    # of 16-bit floats one and four units in the last place: they are computed in float32
+    np.dtype("float16"): Tolerance(1e-3, 4e-3),
+    np.dtype(ml_dtypes.bfloat16): Tolerance(8e-3, 3.2e-2),
     np.dtype("float32"): Tolerance(2e-6, 2e-4),
     np.dtype("float64"): Tolerance(4e-15, 1e-10),
 }
@@ -32,13 +36,15 @@ def disagreement(actual: Any, expected: Any, *, exact: bool = False) -> str:
     if a.shape != b.shape:
         return f"shape {a.shape}, expected {b.shape}"
     if exact or a.dtype not in TOLERANCES:
-        return "" if np.array_equal(a, b, equal_nan=a.dtype.kind == "f") else f"{a} is not {b}"
+        return "" if np.array_equal(a, b, equal_nan=a.dtype in TOLERANCES) else f"{a} is not {b}"
     finite = np.isfinite(b)
     if not np.array_equal(finite, np.isfinite(a)):
         return f"NaN or inf differ: {a}, expected {b}"
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return f"{a} is not {b}"
+    limit = TOLERANCES[a.dtype].accumulated
+    if a.dtype.itemsize < 4:  # differences and the bound of them, not rounded again
+        a, b = a.astype("float32"), b.astype("float32")
     scale = max(float(np.abs(b[finite]).max(initial=0)), 1e-3)
     worst = float(np.abs(a[finite] - b[finite]).max(initial=0)) / scale
-    limit = TOLERANCES[a.dtype].accumulated
     return f"off by {worst:.2e} of the largest value (limit {limit:.0e})" if worst > limit else ""

@@ -19,8 +19,7 @@ ROWS = (  # a module imports only from rows below its own; names of one row neve
 )  # fmt: skip
 HEIGHT = {name: -i for i, row in enumerate(ROWS) for name in row}
 HEAVY = {
-    "networkx", "scipy", "matplotlib", "graphviz", "typer", "rich", "cupy", "ml_dtypes",
-    "platformdirs",
+    "networkx", "scipy", "matplotlib", "graphviz", "typer", "rich", "cupy", "platformdirs",
 }  # fmt: skip
 NAMES_OPS = {  # may name ops: operators, conversions, composites, rules, the public names
     "__init__.py", "ir/node.py", "ir/build.py", "ops/composite.py", "rewrite/pattern.py",

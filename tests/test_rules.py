@@ -9,10 +9,12 @@ import pytest
 import graphc as gx
 from graphc.errors import CompileError
 from graphc.evaluate import evaluate
+from graphc.ir.build import stored
 from graphc.ir.graph import Graph
 from graphc.ir.node import Derived, Node, make
 from graphc.ir.op import FUNCTIONS as F
 from graphc.ir.op import OPS, Kind
+from graphc.ir.tensor_type import BFLOAT16
 from graphc.report.rule_table import rule_table_markdown
 from graphc.rewrite.engine import simplify
 from graphc.rewrite.pattern import Call, Literal, Named, Number, Viewed, Wild, p, wilds
@@ -99,6 +101,11 @@ def under_views(leaf: Leaves, then: bool) -> Node:
     return choice.reshape((3, 1)).broadcast_to((3, 5)).T[1:4]
 
 
+def rounded(x: Node) -> Node:
+    """A float32 node as one to be stored in 16 bits; any other one, so the exact one, as it is."""
+    return stored(x, BFLOAT16) if x.dtype == np.float32 else x
+
+
 # Graphs for the patterns with attributes, built over each dtype that they exist for.
 EXAMPLES: dict[str, list[Build]] = {
     "compress_constant": [lambda leaf: leaf(2, 3) + gx.const(np.full((2, 3), -0.0), leaf.dtype)],
@@ -153,6 +160,10 @@ EXAMPLES: dict[str, list[Build]] = {
         lambda leaf: leaf(4, dtype="float32").astype("float64").astype("float32"),
         lambda leaf: leaf(4, dtype="int32").astype("int64").astype("float32"),
         lambda leaf: leaf(4, dtype="bool").astype(leaf.dtype).astype("bool"),
+    ],
+    "drop_rounding": [
+        lambda leaf: rounded(leaf.x).astype(leaf.dtype),
+        lambda leaf: rounded(leaf(4)).broadcast_to((3, 4)).T.astype(leaf.dtype) * 2,
     ],
     "abs_of_nonnegative": [lambda leaf: abs(abs(leaf.x)), lambda leaf: abs(gx.square(leaf.x))],
     "log_softmax": [

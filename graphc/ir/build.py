@@ -3,7 +3,8 @@
 Promotion. Nodes among themselves: the float dtypes must agree (else DTypeError); an integer or
 bool node beside a float one takes its dtype; otherwise bool < int32 < int64. Python and NumPy
 scalars and arrays are weak: they take the nodes' dtype, and only their category counts (a float
-makes an integer node float32).
+makes an integer node float32). Beside a 16-bit float, what its dtype cannot hold exactly is rounded
+with the result and not before (comparisons excepted).
 """
 
 from __future__ import annotations
@@ -20,28 +21,52 @@ from graphc.ir.op import FUNCTIONS, OPS, Kind, Op, register
 from graphc.ir.tensor_type import (
     BOOL,
     FLOAT32,
+    FLOAT64,
     FLOATS,
     INT32,
     INT64,
+    NARROW,
     DType,
     TensorType,
     as_dtype,
     as_shape,
     fits,
+    kind_of,
 )
 
-Mode = Literal["arithmetic", "float", "any", "bits"]
+Mode = Literal["arithmetic", "float", "any", "compare", "bits"]
 """What an op computes in: arithmetic (bool becomes int32), float (anything else becomes float32),
-any (as it comes), bits (bool and integers only)."""
+any (as it comes), compare (as it comes, with numbers rounded to the nodes' dtype: a float16 0.1 is
+equal to 0.1), bits (bool and integers only)."""
 
 
 def as_node(value: Operand, dtype: DType | None = None) -> Node:
     """`value` as a node: itself, a size, or a constant (of `dtype`, if that is given)."""
+    if dtype is not None and dtype in NARROW:
+        return _as_narrow(value, dtype)
     if isinstance(value, Node):
         return value if dtype is None else FUNCTIONS["astype"](value, dtype)
     if isinstance(value, Dim):
         return make(OPS["size"], dim=value, dtype=dtype or INT32)
     return FUNCTIONS["const"](value, dtype)
+
+
+def _as_narrow(value: Operand, dtype: DType) -> Node:
+    """An operand for 16-bit floats: what the dtype cannot hold exactly (0.1, a count of 100 000) is
+    kept in float32, so that only results are rounded."""
+    if isinstance(value, Node) and value.dtype == dtype:
+        return value
+    if not isinstance(value, Node | Dim):
+        narrow, wide = const_array(value, dtype, "const"), const_array(value, FLOAT32, "const")
+        if np.array_equal(narrow.astype(FLOAT32), wide, equal_nan=True):
+            return FUNCTIONS["const"](narrow)
+    return stored(as_node(value, FLOAT32), dtype)
+
+
+def stored(x: Node, dtype: DType) -> Node:
+    """`x` as a float of `dtype`, rounded where it is stored. Unlike with `astype`, nobody asked for
+    the rounding: users of the value in between may have it unrounded (rule `drop_rounding`)."""
+    return x if x.dtype == dtype else make(OPS["astype"], (x,), dtype=dtype, stored=True)
 
 
 def placeholder(name: str, like: TensorType) -> Node:
@@ -55,7 +80,7 @@ def real_array(value: Any, op: str = "const") -> np.ndarray:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise DTypeError(explain(op, f"not an array of numbers: {error}", ())) from None
-    if array.dtype.kind not in "biuf":
+    if kind_of(array.dtype) not in "biuf":
         shown = repr(value) if len(repr(value)) < 60 else f"an array of dtype {array.dtype}"
         raise DTypeError(
             explain(op, f"{shown} has dtype {array.dtype}; need real numbers or bools", ())
@@ -93,7 +118,7 @@ def const_array(value: Any, dtype: Any, op: str) -> np.ndarray:
     elif isinstance(value, np.ndarray | np.generic):
         wanted = dtype_for(op, array.dtype)
     else:
-        wanted = {"b": BOOL, "i": INT32, "u": INT64, "f": FLOAT32}[array.dtype.kind]
+        wanted = {"b": BOOL, "i": INT32, "u": INT64, "f": FLOAT32}[kind_of(array.dtype)]
         wanted = INT32 if wanted == INT64 and fits(array, INT32) else wanted
         wanted = INT64 if wanted == INT32 and not fits(array, INT32) else wanted
     if wanted.kind == "i" and not fits(array, wanted):
@@ -120,6 +145,10 @@ def promote(op: str, operands: Sequence[Operand], mode: Mode = "arithmetic") -> 
         raise DTypeError(
             explain(op, "takes bools or integers, not floats; compare first, as in x > 0", nodes)
         )
+    if mode == "compare":
+        operands = [
+            x if isinstance(x, Node | Dim) else FUNCTIONS["const"](x, dtype) for x in operands
+        ]
     return [as_node(x, dtype) for x in operands]
 
 
@@ -144,17 +173,25 @@ def _joint(op: str, nodes: Sequence[Node], weak: Sequence[Any]) -> DType:
     if floats:
         return floats.pop()
     strong = [n.dtype for n in nodes]
-    kinds = {"i" if isinstance(x, Dim) else x.dtype.kind for x in weak}
+    kinds = {"i" if isinstance(x, Dim) else kind_of(x.dtype) for x in weak}
     if "f" in kinds:
         typed = [
             x.dtype for x in weak if isinstance(x, np.ndarray) and x.ndim and x.dtype in FLOATS
         ]
-        return FLOAT32 if strong or not typed else max(typed)
+        return FLOAT32 if strong or not typed else _joint_float(typed)
     if INT64 in strong:
         return INT64
     if INT32 in strong or kinds & {"i", "u"}:
         return INT32
     return BOOL
+
+
+def _joint_float(dtypes: Iterable[DType]) -> DType:
+    """The smallest float dtype that holds those of all arrays."""
+    found = set(dtypes)
+    if len(found) == 1:
+        return found.pop()
+    return FLOAT64 if FLOAT64 in found else FLOAT32
 
 
 def broadcast(op: str, nodes: Sequence[Node]) -> list[Node]:
@@ -274,5 +311,5 @@ def _declare(
 __all__ = [
     "apply", "as_dtype", "as_node", "binary", "bool_type", "broadcast", "broadcast_shapes",
     "const_array", "declare", "dtype_for", "normalise_axes", "placeholder", "promote", "real_array",
-    "same_type", "shape_for", "unary",
+    "same_type", "shape_for", "stored", "unary",
 ]  # fmt: skip

@@ -39,6 +39,9 @@ class Kind(Enum):
     GATHER = "gather"  # one element per row, chosen by a label
 
 
+MOVES = (Kind.SOURCE, Kind.VIEW, Kind.JOIN)  # these give or move elements and compute nothing
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Op(Generic[P]):
     """One op. Calling it builds a node: `exp(x)`.

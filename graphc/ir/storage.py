@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphc.errors import InputError
-from graphc.ir.tensor_type import DType, TensorType, fits
+from graphc.ir.tensor_type import DType, TensorType, fits, is_same_kind, kind_of
 
 ALIGNMENT = 64  # bytes: one cache line; an unaligned in-place subtract is four times slower
 
@@ -94,12 +94,12 @@ def admit(value: Any, what: str, wanted: TensorType) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "biuf":
+    if kind_of(array.dtype) not in "biuf":
         raise InputError(f"{what} has dtype {array.dtype}; need real numbers or bools: {wanted}")
     dtype = wanted.dtype
     weak = not hasattr(value, "dtype") and dtype.kind != "b"
-    loses = array.dtype.kind == "f" and dtype.kind == "i"
-    if loses or not (weak or np.can_cast(array.dtype, dtype, "same_kind")):
+    loses = kind_of(array.dtype) == "f" and dtype.kind == "i"
+    if loses or not (weak or is_same_kind(array.dtype, dtype)):
         raise InputError(
             f"{what} has dtype {array.dtype}; need {wanted}: cast it yourself with "
             f".astype({dtype.name!r})"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from graphc.errors import DTypeError, ShapeError
@@ -16,10 +17,14 @@ DType = np.dtype[Any]
 BOOL = np.dtype("bool")
 INT32 = np.dtype("int32")
 INT64 = np.dtype("int64")
+FLOAT16 = np.dtype("float16")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype("float32")
 FLOAT64 = np.dtype("float64")
-DTYPES = (BOOL, INT32, INT64, FLOAT32, FLOAT64)
-FLOATS = (FLOAT32, FLOAT64)
+DTYPES = (BOOL, INT32, INT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64)
+FLOATS = frozenset({FLOAT16, BFLOAT16, FLOAT32, FLOAT64})
+NARROW = frozenset({FLOAT16, BFLOAT16})
+"""The floats of 16 bits. Values are stored in them; arithmetic is done in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class TensorType:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype.kind == "f"
+        return self.dtype in FLOATS
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
@@ -64,6 +69,27 @@ def as_dtype(dtype: Any) -> DType:
         shown = dtype if found is None else found.name
         raise DTypeError(f"dtype {shown!s} is not supported; use one of {names}")
     return DTYPES[DTYPES.index(found)]  # the one object of this dtype: inputs are compared by `is`
+
+
+def kind_of(dtype: DType) -> str:
+    """NumPy's letter for a kind of dtype: b, i, u, f, or another for what is no real number.
+
+    NumPy calls bfloat16 "V", which is also the kind of what is no number at all.
+    """
+    return "f" if dtype == BFLOAT16 else dtype.kind
+
+
+def is_same_kind(source: DType, target: DType) -> bool:
+    """Whether a cast is of NumPy's kind "same_kind". bfloat16 is cast like float16: NumPy takes it
+    for a number that fits an integer, and not for a kind of float16."""
+    source, target = (FLOAT16 if d == BFLOAT16 else d for d in (source, target))
+    return np.can_cast(source, target, "same_kind")
+
+
+def computed_in(dtype: Any) -> Any:
+    """The dtype in which values of a dtype are computed: float32 for 16-bit floats, else itself.
+    What is no dtype (any attribute of a node) comes back as it is."""
+    return FLOAT32 if isinstance(dtype, np.dtype) and dtype in NARROW else dtype
 
 
 def as_shape(shape: int | str | Dim | Sequence[int | str | Dim]) -> tuple[int | Dim, ...]:

@@ -141,7 +141,7 @@ def _share(g: Node, wins: Node, ties: Node) -> Node:
 maximum = binary(
     "maximum", "The larger of two elements; NaN if either is.",
     "max(x, y); ties share the gradient",
-    mode="any",
+    mode="compare",
     eval=lambda xp, x, y: xp.maximum(x, y),
     vjp={0: lambda g, out, x, y: _share(g, x > y, x == y),
          1: lambda g, out, x, y: _share(g, y > x, x == y)},
@@ -151,7 +151,7 @@ maximum = binary(
 minimum = binary(
     "minimum", "The smaller of two elements; NaN if either is.",
     "min(x, y); ties share the gradient",
-    mode="any",
+    mode="compare",
     eval=lambda xp, x, y: xp.minimum(x, y),
     vjp={0: lambda g, out, x, y: _share(g, x < y, x == y),
          1: lambda g, out, x, y: _share(g, y < x, x == y)},
@@ -205,7 +205,7 @@ def by_mode(x: Operand, y: Operand) -> Node:
 # -- casts
 
 
-def _cast(x: TensorType, dtype: DType) -> TensorType:
+def _cast(x: TensorType, dtype: DType, stored: bool = False) -> TensorType:
     return TensorType(x.shape, dtype)
 
 
@@ -213,13 +213,13 @@ def _cast(x: TensorType, dtype: DType) -> TensorType:
     Kind.ELEMENTWISE,
     "x as another dtype",
     infer=_cast,
-    eval=lambda xp, x, dtype: x.astype(dtype),
-    vjp={0: lambda g, out, x, dtype: g.astype(x.dtype)},
+    eval=lambda xp, x, dtype, stored=False: x.astype(dtype),
+    vjp={0: lambda g, out, x, dtype, stored=False: g.astype(x.dtype)},
     c="({R}){0}",
 )
 def astype(x: Operand, dtype: Any) -> Node:
     """The elements as another dtype: floats to integers cut towards zero, anything to bool is
-    `x != 0`."""
+    `x != 0`. To a 16-bit float and back is a rounding, which is kept."""
     x = as_node(x)
     dtype = dtype_for("astype", dtype, [x])
     return x if x.dtype == dtype else make(astype, (x,), dtype=dtype)

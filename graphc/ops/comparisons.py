@@ -5,32 +5,32 @@ from __future__ import annotations
 from graphc.ir.build import binary, bool_type, unary
 
 greater = binary(
-    "greater", "Whether x exceeds y.", "x > y", mode="any", infer=bool_type,
+    "greater", "Whether x exceeds y.", "x > y", mode="compare", infer=bool_type,
     eval=lambda xp, x, y: xp.greater(x, y), c="{0} > {1}",
 )  # fmt: skip
 
 greater_equal = binary(
-    "greater_equal", "Whether x is y or exceeds it.", "x >= y", mode="any", infer=bool_type,
+    "greater_equal", "Whether x is y or exceeds it.", "x >= y", mode="compare", infer=bool_type,
     eval=lambda xp, x, y: xp.greater_equal(x, y), c="{0} >= {1}",
 )  # fmt: skip
 
 less = binary(
-    "less", "Whether y exceeds x.", "x < y", mode="any", infer=bool_type,
+    "less", "Whether y exceeds x.", "x < y", mode="compare", infer=bool_type,
     eval=lambda xp, x, y: xp.less(x, y), c="{0} < {1}",
 )  # fmt: skip
 
 less_equal = binary(
-    "less_equal", "Whether y is x or exceeds it.", "x <= y", mode="any", infer=bool_type,
+    "less_equal", "Whether y is x or exceeds it.", "x <= y", mode="compare", infer=bool_type,
     eval=lambda xp, x, y: xp.less_equal(x, y), c="{0} <= {1}",
 )  # fmt: skip
 
 equal = binary(
-    "equal", "Whether the elements are equal.", "x == y", mode="any", infer=bool_type,
+    "equal", "Whether the elements are equal.", "x == y", mode="compare", infer=bool_type,
     eval=lambda xp, x, y: xp.equal(x, y), c="{0} == {1}", commutative=True,
 )  # fmt: skip
 
 not_equal = binary(
-    "not_equal", "Whether the elements differ; NaN differs from itself.", "x != y", mode="any",
+    "not_equal", "Whether the elements differ; NaN differs from itself.", "x != y", mode="compare",
     infer=bool_type, eval=lambda xp, x, y: xp.not_equal(x, y), c="{0} != {1}", commutative=True,
 )  # fmt: skip
 

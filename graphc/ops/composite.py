@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from graphc.errors import InputError, ShapeError
-from graphc.ir.build import as_node, normalise_axes, promote
+from graphc.ir.build import as_node, normalise_axes, promote, stored
 from graphc.ir.dim import product
 from graphc.ir.node import Node, Operand, explain
 from graphc.ir.op import composite
-from graphc.ir.tensor_type import FLOATS
+from graphc.ir.tensor_type import FLOATS, computed_in
 from graphc.ops.activations import sigmoid, softplus
 from graphc.ops.arithmetic import abs as abs_
 from graphc.ops.arithmetic import by_mode, maximum, minimum, stop_gradient, where
@@ -34,6 +34,12 @@ def _as_float(x: Operand, op: str) -> Node:
     return promote(op, [x], "float")[0]
 
 
+def _widened(x: Node) -> Node:
+    """`x` in the dtype that it is computed in. For what a 16-bit float may not hold in between: a
+    sum of many elements, their count, a very small bound."""
+    return x.astype(computed_in(x.dtype))
+
+
 # -- statistics
 
 
@@ -42,7 +48,8 @@ def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Node:
     """The arithmetic mean along axes: sum / count; float32 for integers, NaN of no elements."""
     x = _as_float(x, "mean")
     axes = normalise_axes("mean", axis, x.ndim, [x])
-    return sum_(x, axes, keepdims) / product(tuple(x.shape[a] for a in axes))
+    result = sum_(_widened(x), axes, keepdims) / product(tuple(x.shape[a] for a in axes))
+    return stored(result, x.dtype)
 
 
 @composite
@@ -50,9 +57,10 @@ def var(x: Operand, axis: Axis = None, keepdims: bool = False, *, ddof: int = 0)
     """The variance along axes: the sum of squared distances from the mean / (count - ddof)."""
     x = _as_float(x, "var")
     axes = normalise_axes("var", axis, x.ndim, [x])
-    distance = x - mean(x, axes, keepdims=True)
+    wide = _widened(x)
+    distance = wide - mean(wide, axes, keepdims=True)
     count = product(tuple(x.shape[a] for a in axes))
-    return sum_(distance * distance, axes, keepdims) / (count - ddof)
+    return stored(sum_(distance * distance, axes, keepdims) / (count - ddof), x.dtype)
 
 
 @composite
@@ -276,13 +284,15 @@ def binary_cross_entropy(probabilities: Operand, targets: Operand, reduction: st
     """-t log p - (1 - t) log(1 - p), for probabilities and targets of equal shape.
 
     p and 1 - p are taken as no smaller than the dtype's smallest normal number (1.2e-38 in
-    float32), so that a probability of exactly 0 or 1 gives at most 87.3 (708.4 in float64) instead
-    of inf or NaN, and a gradient without NaN. Where there are logits, prefer
+    float32 and 16-bit floats), so that a probability of exactly 0 or 1 gives at most 87.3 (708.4 in
+    float64) instead of inf or NaN, and a gradient without NaN. Where there are logits, prefer
     `sigmoid_cross_entropy`.
     """
-    p, t = _pair("binary_cross_entropy", probabilities, targets)
+    given, target = _pair("binary_cross_entropy", probabilities, targets)
+    p, t = _widened(given), _widened(target)
     least = float(np.finfo(p.dtype).tiny)
-    return _reduce(-(t * log(maximum(p, least)) + (1 - t) * log(maximum(1 - p, least))), reduction)
+    losses = -(t * log(maximum(p, least)) + (1 - t) * log(maximum(1 - p, least)))
+    return _reduce(stored(losses, given.dtype), reduction)
 
 
 # -- penalties

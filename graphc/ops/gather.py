@@ -10,13 +10,13 @@ from graphc.errors import DTypeError, ShapeError
 from graphc.ir.build import as_node, declare
 from graphc.ir.node import Node, Operand, explain, make
 from graphc.ir.op import F, Kind
-from graphc.ir.tensor_type import INT32, INT64, TensorType
+from graphc.ir.tensor_type import FLOATS, INT32, INT64, TensorType
 
 
 def _eval(xp: Any, x: Any, labels: Any) -> Any:
     found = xp.take_along_axis(x, xp.clip(labels, 0, x.shape[-1] - 1)[..., None], -1)[..., 0]
     outside = (labels < 0) | (labels >= x.shape[-1])
-    return xp.where(outside, x.dtype.type(np.nan if x.dtype.kind == "f" else 0), found)
+    return xp.where(outside, x.dtype.type(np.nan if x.dtype in FLOATS else 0), found)
 
 
 def _vjp(g: Node, out: Node, x: Node, labels: Node) -> Node:

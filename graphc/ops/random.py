@@ -12,10 +12,22 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import DTypeError, InputError
-from graphc.ir.build import declare, dtype_for, shape_for
+from graphc.ir.build import declare, dtype_for, shape_for, stored
 from graphc.ir.node import Node, Operand, explain, make, new_identity
-from graphc.ir.op import Kind, composite
-from graphc.ir.tensor_type import BOOL, FLOAT32, FLOATS, DType, TensorType
+from graphc.ir.op import F, Kind, composite
+from graphc.ir.tensor_type import (
+    BFLOAT16,
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOATS,
+    NARROW,
+    DType,
+    TensorType,
+    computed_in,
+)
+
+DIGITS = {FLOAT16: 11, BFLOAT16: 8}  # binary ones, of a 16-bit float between 0.5 and 1
 
 
 def _drawn(shape: Any, dtype: DType, **_: Any) -> TensorType:
@@ -49,15 +61,20 @@ def _draw(op: Any, shape: Any, dtype: Any, **parameters: Any) -> Node:
     found = dtype_for(op.name, dtype)
     if found not in FLOATS and found != BOOL:
         raise DTypeError(explain(op.name, f"draws floats, not {found.name}", ()))
-    return make(
-        op, shape=shape_for(op.name, shape), dtype=found, identity=new_identity(), **parameters
-    )
+    extents, identity = shape_for(op.name, shape), new_identity()
+    drawn = make(op, shape=extents, dtype=computed_in(found), identity=identity, **parameters)
+    return stored(drawn, found)
 
 
 @declare(Kind.RANDOM, "u ~ U[0, 1)", infer=_drawn, eval=_uniform, c="gx_draw_uniform_{r}", cost=16.0)
 def uniform(shape: Any, dtype: Any = "float32") -> Node:
-    """A draw from [0, 1): 24 random bits in float32, 32 in float64."""
-    return _draw(uniform, shape, dtype)
+    """A draw from [0, 1): 24 random bits in float32, 32 in float64; in float16 and bfloat16 the
+    first 11 and 8 of those of float32, since rounding them could give 1."""
+    found = dtype_for("uniform", dtype)
+    if found not in NARROW:
+        return _draw(uniform, shape, found)
+    scale = 2.0 ** DIGITS[found]
+    return stored(F.floor(_draw(uniform, shape, FLOAT32) * scale) * (1 / scale), found)
 
 
 @declare(Kind.RANDOM, "z ~ N(0, 1)", infer=_drawn, eval=_normal, c="gx_draw_normal_{r}", cost=32.0)

@@ -17,9 +17,11 @@ Record = Graph | Schedule | MemoryPlan | Program
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of `compile`: declared, bound, simplified, fused, planned or lowered.
+    """One step of `compile`: declared, bound, widened, simplified, fused, planned or
+    lowered.
 
-    `notes` of "simplified": `{"rules": {name: hits}}`; of "lowered": `{"source": generated text}`.
+    `notes` of "widened" and "simplified": `{"rules": {name: hits}}`; of "lowered":
+    `{"source": generated text}`.
     """
 
     name: str

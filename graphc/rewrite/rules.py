@@ -23,7 +23,7 @@ import numpy as np
 
 from graphc.errors import CompileError
 from graphc.ir.node import Node
-from graphc.ir.tensor_type import FLOATS
+from graphc.ir.tensor_type import FLOATS, kind_of
 from graphc.rewrite.pattern import (
     Call,
     Pattern,
@@ -33,6 +33,7 @@ from graphc.rewrite.pattern import (
     number,
     one_of,
     p,
+    viewed,
     views,
     wilds,
 )
@@ -161,9 +162,10 @@ ARITHMETIC = (
 def _cast_once(m: Match) -> Node | None:
     """astype(astype(x)) as one cast, where the first loses nothing that the second one sees."""
     first, last, source = m.inner.dtype, m.node.dtype, m.x.dtype
-    rounds = source.kind == "i" and first.kind == "f" and source.itemsize >= first.itemsize
+    is_float = kind_of(source) == "f"
+    rounds = source.kind == "i" and kind_of(first) == "f" and source.itemsize >= first.itemsize
     exact = np.can_cast(source, first, "safe") and not rounds
-    defined = source.kind != "f" or last.kind != "i"  # NaN and inf as integers are not
+    defined = not is_float or last.kind != "i"  # NaN and inf as integers are not
     return m.x.astype(last) if exact and defined else None
 
 
@@ -191,6 +193,22 @@ CHOICE = (
     bits("cast_of_cast", p.astype(named("inner", p.astype(x))), _cast_once,
          "one cast, where the first loses nothing"),
     bits("stop_gradient", p.stop_gradient(x), x, "it has done its work once the graph is compiled"),
+)  # fmt: skip
+
+
+# -- 16-bit floats ---------------------------------------------------------------------------------
+
+
+def _unrounded(m: Match) -> Node | None:
+    """float32(views(stored(x))) as views(x), for a float32 x that nobody asked to round."""
+    implied = dict(m.inner.attrs).get("stored") and m.x.dtype == m.node.dtype
+    return viewed(m.views, m.x) if implied else None
+
+
+ROUNDING = (
+    value("drop_rounding", p.astype(views(named("inner", p.astype(x)))), _unrounded,
+          "x, where a 16-bit float of it was to be computed with: rounded once, when stored; not "
+          "where the user wrote the cast. In the stage \"widened\" only"),
 )  # fmt: skip
 
 
@@ -239,6 +257,7 @@ COTANGENTS = (
 # -- all of them -----------------------------------------------------------------------------------
 
 SECTIONS: dict[str, tuple[Rule, ...]] = {
+    "16-bit floats": ROUNDING,
     "Constants": CONSTANTS,
     "Views": VIEWS,
     "Choice, logic and casts": CHOICE,

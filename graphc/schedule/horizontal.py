@@ -46,30 +46,43 @@ def merge_updates(
     taken: set[Buffer] = set()
     for alike in classes.values():
         columns = _columns(alike)
-        new = [buffer for c in dict.fromkeys(columns) if c not in slabs for buffer in c]
+        made = {c: make_slab(c, _step(columns, target.alignment)) for c in columns}
+        new = [buffer for c in made if c not in slabs for buffer in c]
         clash = len(set(new)) < len(new) or not taken.isdisjoint(new)  # a buffer has one place
+        clash |= any(slabs[c].starts != made[c].starts for c in made if c in slabs)
         if len(alike) == 1 or clash:
             result += alike
             continue
-        for column in columns:
-            if column not in slabs:
-                slabs[column] = make_slab(column, target.alignment)
-                taken |= set(column)
+        slabs |= {c: slab for c, slab in made.items() if c not in slabs}
+        taken |= set(new)
         result.append(_merged(alike, slabs))
     return result
 
 
-def make_slab(members: Sequence[Buffer], alignment: int) -> Slab:
-    """The members one behind another, each start at a multiple of `alignment` bytes."""
+def make_slab(members: Sequence[Buffer], step: int) -> Slab:
+    """The members one behind another, each start at a multiple of `step` elements."""
     nodes = [m for m in members if isinstance(m, Node)]
     starts: list[int] = []
     end = 0
     for node in nodes:
         starts.append(end)
-        step = max(1, alignment // node.dtype.itemsize)
         end += -(-node.type.size // step) * step
-    name = f"slab of {nodes[0].name} and {len(nodes) - 1} more"
-    return Slab(name, tuple(nodes), tuple(starts), end)
+    return Slab(_slab_name(nodes), tuple(nodes), tuple(starts), end)
+
+
+def slab_like(slab: Slab, members: Sequence[Node]) -> Slab:
+    """Other members of the same sizes, at the same places of a slab of their own."""
+    return Slab(_slab_name(members), tuple(members), slab.starts, slab.size)
+
+
+def _slab_name(members: Sequence[Node]) -> str:
+    return f"slab of {members[0].name} and {len(members) - 1} more"
+
+
+def _step(columns: Iterable[tuple[Buffer, ...]], alignment: int) -> int:
+    """Elements between possible starts: one loop counts elements of all columns, and those of the
+    smallest dtype are to be aligned, too."""
+    return max(1, *(alignment // buffer.dtype.itemsize for c in columns for buffer in c))
 
 
 def _signature(kernel: Kernel, written: set[Buffer], outputs: set[Node]) -> Hashable | None:

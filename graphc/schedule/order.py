@@ -19,7 +19,7 @@ from graphc.ir.node import Node, Param
 from graphc.ir.tensor_type import static_shape
 from graphc.schedule.build import build_kernels, source_buffer
 from graphc.schedule.fuse import Fusion
-from graphc.schedule.horizontal import make_slab, merge_updates
+from graphc.schedule.horizontal import merge_updates, slab_like
 from graphc.schedule.records import (
     Access,
     Beta,
@@ -48,7 +48,7 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     position = {node: i for i, node in enumerate(graph.nodes)}
     ordering = _Ordering(kernels, position)
     updates = {p: fusion.flow.bases[node][0] for p, node in graph.updates}
-    in_place, notes = _place_updates(ordering, updates, target)
+    in_place, notes = _place_updates(ordering, updates)
     ordering.in_place = in_place
     copies = _copy_rest(ordering, updates, in_place)
     ordered = [ordering.kernels[i] for i in ordering.order()] + copies
@@ -163,7 +163,7 @@ class _Ordering:
 
 
 def _place_updates(
-    ordering: _Ordering, updates: Mapping[Param, Node], target: Target
+    ordering: _Ordering, updates: Mapping[Param, Node]
 ) -> tuple[dict[Buffer, Param | Slab], list[str]]:
     """Which new values are computed right where the parameter lies."""
     in_place: dict[Buffer, Param | Slab] = {}
@@ -183,7 +183,7 @@ def _place_updates(
             done.add(base)
             params = tuple(param_of[m] for m in members)
             why = _obstacle(ordering, i, store, params)
-            home = _slab_home(params, slab_of, target) if isinstance(base, Slab) else params[0]
+            home = _slab_home(params, slab_of, base) if isinstance(base, Slab) else params[0]
             if why or home is None:
                 why = why or "another flat kernel needs it at another place of a slab"
                 notes += [f"{p.name} is updated through a copy: {why}" for p in params]
@@ -215,15 +215,16 @@ def _slabs_read(kernels: Iterable[Kernel]) -> dict[Buffer, Slab]:
 
 
 def _slab_home(
-    params: tuple[Param, ...], slab_of: dict[Buffer, Slab], target: Target
+    params: tuple[Param, ...], slab_of: dict[Buffer, Slab], written: Slab
 ) -> Slab | None:
-    """The slab in which just these parameters lie, or a new one; None if some lie in another."""
+    """The slab in which just these parameters lie as their new values do, or a new one; None if
+    some lie in another."""
     first = slab_of.get(params[0])
     if first is None and not any(p in slab_of for p in params):
-        slab = make_slab(params, target.alignment)
+        slab = slab_like(written, params)
         slab_of.update(dict.fromkeys(params, slab))
         return slab
-    if first is None or len(first.members) != len(params):
+    if first is None or first.starts != written.starts or len(first.members) != len(params):
         return None
     return first if all(m is p for m, p in zip(first.members, params, strict=True)) else None
 
