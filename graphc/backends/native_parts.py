@@ -117,9 +117,7 @@ def _touch(
             abs(s) * (n - 1)
             for i, (s, n) in enumerate(zip(access.strides, shape, strict=True)) if i != axis
         )  # fmt: skip
-        if step > 0 and inside < step and all(
-            s >= 0 for s in access.strides
-        ):
+        if step > 0 and inside < step and all(s >= 0 for s in access.strides):
             start = first + access.offset * itemsize
             rows = (start, step * itemsize, launch.extent, launch.unit, parts)
     return _Touch(home, first, last, rows, parts, writes)

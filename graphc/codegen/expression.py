@@ -26,10 +26,60 @@ TYPES = {
 }  # fmt: skip
 STORAGE = ("float16", "bfloat16")  # kept as 16 bits, computed with as float
 KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if "
-    "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while bool true false asm typeof "
-    "call part parts block batch values state main near far and or not".split()
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "bool",
+        "true",
+        "false",
+        "asm",
+        "typeof",
+        "call",
+        "part",
+        "parts",
+        "block",
+        "batch",
+        "values",
+        "state",
+        "main",
+        "near",
+        "far",
+        "and",
+        "or",
+        "not",
+    ]
 )
 
 
@@ -75,7 +125,7 @@ class Names:
 # -- numbers
 
 
-def size(value: int) -> str:
+def size_text(value: int) -> str:
     """A size, stride or offset: a number, or a polynomial of symbolic sizes in parentheses."""
     dim = origin(value)
     if isinstance(dim, int):
@@ -114,14 +164,16 @@ def index(access: Access, variables: Sequence[str]) -> str:
             terms.append(variable)
         else:
             plain = variable if variable.isidentifier() else f"({variable})"
-            terms.append(f"{size(stride)} * {plain}")
+            terms.append(f"{size_text(stride)} * {plain}")
     if access.offset or not terms:
-        terms.append(size(access.offset))
+        terms.append(size_text(access.offset))
     return " + ".join(terms).replace("+ -", "- ")
 
 
 def literal(value: Any, dtype: DType) -> str:
-    """A constant of a dtype, exact."""
+    """A constant of a dtype, exact; of a 16-bit float, whose value is given as its bits."""
+    if dtype.name in STORAGE:
+        return f"{value:#06x}"
     if dtype.kind == "b":
         return "true" if value else "false"
     if dtype.kind in "iu":
@@ -206,15 +258,37 @@ class Scope:
         found = self._find(number)
         if found is not None:
             return found
-        statement = self.context.kernel.statements[number]
-        if statement.level is Level.OUTER and self.around is not None:
+        if self._belongs_around(number):
+            assert self.around is not None
             return self.around.value(number)
+        for i in sorted(self._missing(number)):
+            self._print(i)
+        return self.known[number]
+
+    def _belongs_around(self, number: int) -> bool:
+        outer = self.context.kernel.statements[number].level is Level.OUTER
+        return outer and self.around is not None
+
+    def _missing(self, number: int) -> set[int]:
+        """The statements that must be printed here before `number` is known, and itself."""
+        missing: set[int] = set()
+        stack = [number]
+        while stack:
+            i = stack.pop()
+            if i in missing or self._find(i) is not None or self._belongs_around(i):
+                continue
+            missing.add(i)
+            args = self.context.kernel.statements[i].args
+            stack += [a.index for a in args if isinstance(a, Value)]
+        return missing
+
+    def _print(self, number: int) -> None:
+        statement = self.context.kernel.statements[number]
         args = [self.argument(a) for a in statement.args]
         text = args[0] if statement.is_copy else expression(statement.node, args)
         name = self.context.names[number]
         self.lines.append(f"const {c_type(statement.node.dtype)} {name} = {text};")
         self.known[number] = name
-        return name
 
     def argument(self, argument: Argument) -> str:
         """The C expression of an argument."""
@@ -261,5 +335,5 @@ def is_draw(kernel: Kernel, number: int) -> bool:
 
 __all__ = [
     "Context", "Load", "Mapping", "Names", "Scope", "c_type", "expression", "identifier", "index",
-    "is_draw", "joined", "literal", "needed", "size", "size_name", "suffix", "value_type",
+    "is_draw", "joined", "literal", "needed", "size_name", "size_text", "suffix", "value_type",
 ]  # fmt: skip

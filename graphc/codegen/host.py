@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from graphc.codegen.expression import (
+    STORAGE,
     Context,
     Names,
     Scope,
@@ -32,8 +33,8 @@ from graphc.codegen.expression import (
     joined,
     literal,
     needed,
-    size,
     size_name,
+    size_text,
     suffix,
 )
 from graphc.ir.dim import origin
@@ -205,8 +206,13 @@ def _symbols(program: Program) -> set[str]:
 
 
 def _value(node: Node) -> Any:
+    """The number that a constant of one element is; of a 16-bit float its bits."""
     assert node.op.eval is not None
-    return np.asarray(node.op.eval(np, **dict(node.attrs))).item()
+    return _stored(np.asarray(node.op.eval(np, **dict(node.attrs))))
+
+
+def _stored(value: np.ndarray) -> Any:
+    return (value.view(np.uint16) if value.dtype.name in STORAGE else value).item()
 
 
 def start_of(node: Node) -> str:
@@ -285,7 +291,9 @@ class _Kernel:
 
     def _function(self, name: str, body: Sequence[str], comment: str, signature: str = "") -> None:
         """Close a function."""
-        lines = [*self.declared, *body]
+        arrays = [d for d in self.declared if d.endswith("];") and "=" not in d]
+        pointers = [d for d in self.declared if d not in arrays]
+        lines = [*pointers, *arrays, *body]
         text = "\n".join(lines)
         used = dict.fromkeys(re.findall(r"\bsize_(\w+)", text))
         sizes = [
@@ -321,7 +329,7 @@ class _Kernel:
 
     def _for(self, loop: int, first: str = "0", last: str = "") -> str:
         variable = self.loops[loop]
-        last = last or size(self.context.kernel.space[loop])
+        last = last or size_text(self.context.kernel.space[loop])
         return f"for (int64_t {variable} = {first}; {variable} < {last}; {variable}++) {{"
 
     def _nest(self, loops: Sequence[int], body: list[str], shared: int | None = None) -> list[str]:
@@ -335,7 +343,7 @@ class _Kernel:
         return body
 
     def _bounds(self, loop: int) -> tuple[str, str]:
-        extent = size(self.context.kernel.space[loop])
+        extent = size_text(self.context.kernel.space[loop])
         unit = self.unit_of(loop)
         return (
             f"const int64_t first = gx_start({extent}, {unit}, part, parts);",
@@ -413,7 +421,7 @@ class _Kernel:
         elif random:
             v = self.loops[last]
             bounds = self._bounds(last) if shared == last else ()
-            first, end = ("first", "last") if bounds else ("0", size(space[last]))
+            first, end = ("first", "last") if bounds else ("0", size_text(space[last]))
             lines = [
                 *bounds,
                 f"for (int64_t {v}0 = {first}; {v}0 < {end}; {v}0 += {SHORT_RUN}) {{",
@@ -485,7 +493,7 @@ class _Kernel:
         return tuple(by_loop.get(i, 0) for i in range(len(space)))
 
     def _row_size(self, inner: Sequence[int]) -> str:
-        return size(prod([self.kernel.space[i] for i in inner], start=1))
+        return size_text(prod([self.kernel.space[i] for i in inner], start=1))
 
     def _row_array(self, number: int, inner: Sequence[int], what: str) -> str:
         """Room for a value at each point of the inner loops: on the stack if short, else scratch
@@ -501,7 +509,7 @@ class _Kernel:
             return name
         place = self.row_end or "part * call->scratch_nbytes"
         self.declared.append(f"{kind} *const {name} = ({kind} *)(call->scratch + {place});")
-        self.row_end = f"{place} + gx_padded({size(count)} * {dtype.itemsize})"
+        self.row_end = f"{place} + gx_padded({size_text(count)} * {dtype.itemsize})"
         self.row_used = getattr(self, "row_used", 0) + -(-int(nbytes) // 64) * 64
         self.program.row_nbytes = max(self.program.row_nbytes, self.row_used)
         return name
@@ -602,7 +610,7 @@ class _Kernel:
         )
         v = self.loops[last]
         cut = bounds is not None and inner[0] == last
-        first, end = bounds if bounds is not None and cut else ("0", size(extent))
+        first, end = bounds if bounds is not None and cut else ("0", size_text(extent))
         if long:
             lines = [
                 f"for (int64_t {v}0 = {first}; {v}0 < {end}; {v}0 += {SHORT_RUN}) {{",
@@ -654,7 +662,7 @@ class _Kernel:
         point = Scope(self.context, tuple(variables), [], outer)
         value = point.argument(statement.args[0])
         outer.lines += [
-            f"if ({label} >= 0 && {label} < {size(kernel.space[loop])}) {{",
+            f"if ({label} >= 0 && {label} < {size_text(kernel.space[loop])}) {{",
             *point.lines, f"{name} = {value};",
             "}",
         ]  # fmt: skip
@@ -684,17 +692,21 @@ class _Kernel:
 
     def _is_chunked(self, inner: Sequence[int]) -> bool:
         kernel = self.kernel
-        if any(s.is_reduction and not s.node.op.combine for s in kernel.statements):
+        searches = any(s.is_reduction and not s.node.op.combine for s in kernel.statements)
+        if searches or any(is_draw(kernel, i) for i in range(len(kernel.statements))):
             return False
         symbolic = not isinstance(origin(prod(kernel.space, start=1)), int)
         return symbolic or chunks(kernel.space[inner[0]], kernel.size) > 1
 
     def _chunk_lines(self, inner: Sequence[int]) -> list[str]:
-        extent, total = size(self.kernel.space[inner[0]]), size(prod(self.kernel.space, start=1))
+        extent, total = (
+            size_text(self.kernel.space[inner[0]]),
+            size_text(prod(self.kernel.space, start=1)),
+        )
         return [f"const int64_t chunks = gx_chunks({extent}, {total});"]
 
     def _chunk_loop(self, inner: Sequence[int], body: list[str]) -> list[str]:
-        extent = size(self.kernel.space[inner[0]])
+        extent = size_text(self.kernel.space[inner[0]])
         return [
             *self._chunk_lines(inner),
             "for (int64_t chunk = gx_start(chunks, 1, part, parts); "
@@ -725,8 +737,6 @@ class _Kernel:
         outer = Scope(self.context, self._outer_variables(), [])
         reductions = [i for i, s in enumerate(kernel.statements) if s.is_reduction]
         stores = [s for s in kernel.stores if kernel.statements[s.value].level is Level.FULL]
-        for number in self._draws_of_rows():
-            raise AssertionError(f"draw {number} in a chunked reduction")
         self._pass(reductions, stores, [], outer, inner, ("first", "last"))
         for i in reductions:
             name, _ = self._partial(i, 1)
@@ -746,7 +756,7 @@ class _Kernel:
             if not statement.is_reduction:
                 continue
             name, _ = self._partial(i, lanes)
-            place = "chunk" if lane is None else f"chunk * {size(lanes)} + {self.loops[lane]}"
+            place = "chunk" if lane is None else f"chunk * {size_text(lanes)} + {self.loops[lane]}"
             scope.lines += [
                 self._accumulator(i, self.context.names[i]),
                 "for (int64_t chunk = 0; chunk < chunks; chunk++) {",
@@ -796,9 +806,7 @@ class _Kernel:
             statement = kernel.statements[i]
             x = scope.argument(statement.args[0])
             here = f"{arrays[i]}[{v} - {v0}]"
-            body.append(
-                f"{here} = {joined(statement.node.op.c, statement.node.dtype, here, x)};"
-            )
+            body.append(f"{here} = {joined(statement.node.op.c, statement.node.dtype, here, x)};")
         body += [self._store(scope, s) for s in stores]
         run = self._for(lane, v0, v1)
         lines = [*runs, "#pragma omp simd", run, *scope.lines, *body, "}"]
@@ -810,7 +818,7 @@ class _Kernel:
         ]
         if chunked:
             end = [
-                f"{self._partial(i, extent)[0]}[chunk * {size(extent)} + {v}] = "
+                f"{self._partial(i, extent)[0]}[chunk * {size_text(extent)} + {v}] = "
                 f"{arrays[i]}[{v} - {v0}];"
                 for i in reductions
             ]
@@ -823,13 +831,13 @@ class _Kernel:
         block = [*before, run, *begin, "}", *lines, simd, run, *end, "}"]
         shared: int | None = None
         if chunked:
-            lines = self._lane_blocks(block, v, "0", size(extent))
+            lines = self._lane_blocks(block, v, "0", size_text(extent))
             lines = self._chunk_loop(inner, lines)
             function, count, unit = f"{kernel.name}_chunks", chunks(kernel.space[inner[0]],
                                                                     kernel.size), 1  # fmt: skip
         elif lead:
             shared = self._shared(lead)
-            lines = self._nest(lead, self._lane_blocks(block, v, "0", size(extent)), shared)
+            lines = self._nest(lead, self._lane_blocks(block, v, "0", size_text(extent)), shared)
             function, count, unit = kernel.name, kernel.space[shared], self.unit_of(shared)
         else:
             shared = lane
@@ -914,16 +922,16 @@ class _Kernel:
         self._begin(kernel)
         count = len(c.batch)
         batch = [*self.loops[:-2]]
-        of_a = f"{self._pointer(c.a.base)} + {self._offset(c.a, batch)}"
-        of_b = f"{self._pointer(c.b.base)} + {self._offset(c.b, batch)}"
+        of_a = self._matrix(c.a, batch)
+        of_b = self._matrix(c.b, batch)
         stacked = prod(c.batch, start=1)
         by_batch = bool(count) and (not isinstance(origin(stacked), int) or stacked >= 8)
         product = [
             "const gx_product product = {",
-            f"    .a = {of_a}, .a_row = {size(c.a.strides[-2])}, .a_column = {size(c.a.strides[-1])},",
-            f"    .b = {of_b}, .b_row = {size(c.b.strides[-2])}, .b_column = {size(c.b.strides[-1])},",
-            f"    .m = {size(c.m)}, .n = {size(c.n)}, .k = {size(c.k)},",
-            f"    .by_columns = {size(c.n)} >= 2 * {size(c.m)}, .batch = {'batch' if count else 'NULL'}, .use = {use},",
+            f"    .a = {of_a}, .a_row = {size_text(c.a.strides[-2])}, .a_column = {size_text(c.a.strides[-1])},",
+            f"    .b = {of_b}, .b_row = {size_text(c.b.strides[-2])}, .b_column = {size_text(c.b.strides[-1])},",
+            f"    .m = {size_text(c.m)}, .n = {size_text(c.n)}, .k = {size_text(c.k)},",
+            f"    .by_columns = {size_text(c.n)} >= 2 * {size_text(c.m)}, .batch = {'batch' if count else 'NULL'}, .use = {use},",
             "};",
             f"call->multiply_{suffix(dtype)}(call, &product, call->scratch + part * "
             f"call->scratch_nbytes, {'0, 1' if by_batch else 'part, parts'});",
@@ -935,7 +943,7 @@ class _Kernel:
             lines = [
                 "for (int64_t stack = gx_start(STACKED, 1, part, parts); "
                 "stack < gx_start(STACKED, 1, part + 1, parts); stack++) {".replace(
-                    "STACKED", size(stacked)),
+                    "STACKED", size_text(stacked)),
                 *self._unravel("stack", c.batch, batch),
                 *lines, "}",
             ]  # fmt: skip
@@ -956,17 +964,19 @@ class _Kernel:
         else:
             self._launch(self.kernel.name, c.m, ROW_UNIT, -2)
 
-    def _offset(self, access: Access, batch: Sequence[str]) -> str:
-        outer = Access(access.base, access.offset, access.strides[:-2])
-        return index(outer, batch)
+    def _matrix(self, access: Access, batch: Sequence[str]) -> str:
+        """The address of one matrix of a stack."""
+        offset = index(Access(access.base, access.offset, access.strides[:-2]), batch)
+        pointer = self._pointer(access.base)
+        return pointer if offset == "0" else f"{pointer} + {offset}"
 
     def _unravel(self, flat: str, extents: Sequence[int], names: Sequence[str]) -> list[str]:
         """Indices of a stack from the number of the product in it."""
         lines: list[str] = []
         step = 1
         for n, name in reversed(list(zip(extents, names, strict=True))):
-            quotient = flat if not lines else f"{flat} / {size(step)}"
-            lines.append(f"const int64_t {name} = {quotient} % {size(n)};")
+            quotient = flat if not lines else f"{flat} / {size_text(step)}"
+            lines.append(f"const int64_t {name} = {quotient} % {size_text(n)};")
             step = step * n
         return lines
 
@@ -981,12 +991,14 @@ class _Kernel:
             self._begin()
             target = self._pointer(out, written=True)
             lines = [
-                f"const int64_t first = gx_start({size(total)}, {FLAT_UNIT}, part, parts);",
-                f"const int64_t last = gx_start({size(total)}, {FLAT_UNIT}, part + 1, parts);",
+                f"const int64_t first = gx_start({size_text(total)}, {FLAT_UNIT}, part, parts);",
+                f"const int64_t last = gx_start({size_text(total)}, {FLAT_UNIT}, part + 1, parts);",
                 "for (int64_t i = first; i < last; i++)",
-                f"    {target}[i] = {_bits(kernel.fill, out.dtype)};",
+                f"    {target}[i] = {literal(_stored(np.asarray(kernel.fill, out.dtype)), out.dtype)};",
             ]
-            self._function(f"{kernel.name}_fill", lines, f"what lies between the pieces of {kernel.name}")
+            self._function(
+                f"{kernel.name}_fill", lines, f"what lies between the pieces of {kernel.name}"
+            )
             self._launch(f"{kernel.name}_fill", total, FLAT_UNIT, None)
         self.loops = LOOPS[: max(len(p.shape) for p in kernel.pieces)]
         self._begin()
@@ -1006,19 +1018,12 @@ class _Kernel:
             return ["if (part == 0)", f"    {copy}"]
         lines = [copy]
         for v, extent in reversed(list(zip(variables, piece.shape, strict=True))):
-            first, last = "0", size(extent)
+            first, last = "0", size_text(extent)
             if v == variables[0]:
                 first = f"gx_start({last}, 1, part, parts)"
                 last = f"gx_start({last}, 1, part + 1, parts)"
             lines = [f"for (int64_t {v} = {first}; {v} < {last}; {v}++) {{", *lines, "}"]
         return lines
-
-
-def _bits(value: float, dtype: DType) -> str:
-    """A constant as it is stored."""
-    if dtype.itemsize == 2:
-        return str(np.array(value, dtype).view(np.uint16).item())
-    return literal(value, dtype)
 
 
 def _plain(value: int) -> str:
@@ -1045,10 +1050,13 @@ def _indented(text: str) -> str:
 
 
 def arrange(kernel: Kernel) -> tuple[list[int], list[int], int | None]:
-    """The loops of a reduction: around it, reduced, and the one over columns if that is innermost."""
+    """The loops of a reduction: around it, reduced, and the one over columns if that is innermost.
+
+    A search for an index goes through one column at a time."""
     outer = list(kernel.outer)
     last = len(kernel.space) - 1
-    if outer and outer[-1] == last:
+    searches = any(s.is_reduction and not s.node.op.combine for s in kernel.statements)
+    if outer and outer[-1] == last and not searches:
         return outer[:-1], list(kernel.inner), last
     return outer, list(kernel.inner), None
 
@@ -1071,7 +1079,7 @@ def spread(kernel: Kernel) -> Kernel:
         at = len(factors) - 1
         for extent, stride in zip(reversed(kernel.space), reversed(strides), strict=True):
             covered = 1
-            while at >= 0 and covered * factors[at] <= extent or (at >= 0 and factors[at] == 1):
+            while (at >= 0 and covered * factors[at] <= extent) or (at >= 0 and factors[at] == 1):
                 if factors[at] != 1:
                     found[at] = stride * covered
                     covered = covered * factors[at]

@@ -66,7 +66,9 @@ def _draw(op: Any, shape: Any, dtype: Any, **parameters: Any) -> Node:
     return stored(drawn, found)
 
 
-@declare(Kind.RANDOM, "u ~ U[0, 1)", infer=_drawn, eval=_uniform, c="gx_draw_uniform_{r}", cost=16.0)
+@declare(
+    Kind.RANDOM, "u ~ U[0, 1)", infer=_drawn, eval=_uniform, c="gx_draw_uniform_{r}", cost=16.0
+)
 def uniform(shape: Any, dtype: Any = "float32") -> Node:
     """A draw from [0, 1): 24 random bits in float32, 32 in float64; in float16 and bfloat16 the
     first 11 and 8 of those of float32, since rounding them could give 1."""
@@ -84,8 +86,13 @@ def normal(shape: Any, dtype: Any = "float32") -> Node:
 
 
 @declare(
-    Kind.RANDOM, "b ~ (u < round(p 2^24)), u of 24 bits", infer=_drawn, eval=_bernoulli, c="gx_draw_bernoulli_b8",
-    extra=lambda p, **_: (f"{round(p * 2.0**24)}u",), cost=12.0,
+    Kind.RANDOM,
+    "b ~ (u < round(p 2^24)), u of 24 bits",
+    infer=_drawn,
+    eval=_bernoulli,
+    c="gx_draw_bernoulli_b8",
+    extra=lambda p, **_: (f"{round(p * 2.0**24)}u",),
+    cost=12.0,
 )
 def bernoulli(shape: Any, p: float) -> Node:
     """Bools that are True with probability `p`, compared as integers: exact on every backend.
