@@ -84,6 +84,8 @@ def test_notes(folder: Path) -> None:
     assert cache.note("found") is None
     cache.keep("found", "eins\nzwei é")
     assert ObjectCache(folder).note("found") == "eins\nzwei é"
+    os.mkfifo(folder / "graphc-pipe.note", 0o600)
+    assert cache.note("pipe") is None
 
 
 @pytest.mark.parametrize(
@@ -262,11 +264,14 @@ def test_folder_that_cannot_be_made(tmp_path: Path, build: Builder) -> None:
     assert "Not a directory" in cache.reason
 
 
-def test_unknown_home_folder(build: Builder) -> None:
+def test_unknown_home_folder(
+    tmp_path: Path, build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     cache = ObjectCache(Path("~/.cache/graphc"))
     used(cache, build)
     assert "not an absolute path" in cache.reason
-    assert not Path("~").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_only_folder_still_serves_what_it_holds(
