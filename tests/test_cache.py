@@ -132,9 +132,14 @@ def test_object_that_does_not_load_is_built_again(folder: Path, build: Builder) 
     assert (build.calls, cache.reason) == (1, "")
 
 
-def test_garbage_is_never_loaded(folder: Path) -> None:
+def test_garbage_is_never_loaded(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(BackendUnavailable, match=r"no folder can hold .*GRAPHC_CACHE_DIR"):
         ObjectCache(folder).load(KEY, Builder(b"garbage"))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_failure_of_the_build_is_passed_on(folder: Path) -> None:
