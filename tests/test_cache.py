@@ -84,6 +84,8 @@ def test_notes(folder: Path) -> None:
     assert cache.note("found") is None
     cache.keep("found", "eins\nzwei é")
     assert ObjectCache(folder).note("found") == "eins\nzwei é"
+    os.mkfifo(folder / "graphc-pipe.note", 0o600)
+    assert cache.note("pipe") is None
 
 
 @pytest.mark.parametrize(
@@ -130,9 +132,14 @@ def test_object_that_does_not_load_is_built_again(folder: Path, build: Builder) 
     assert (build.calls, cache.reason) == (1, "")
 
 
-def test_garbage_is_never_loaded(folder: Path) -> None:
+def test_garbage_is_never_loaded(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(BackendUnavailable, match=r"no folder can hold .*GRAPHC_CACHE_DIR"):
         ObjectCache(folder).load(KEY, Builder(b"garbage"))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_failure_of_the_build_is_passed_on(folder: Path) -> None:
@@ -262,11 +269,14 @@ def test_folder_that_cannot_be_made(tmp_path: Path, build: Builder) -> None:
     assert "Not a directory" in cache.reason
 
 
-def test_unknown_home_folder(build: Builder) -> None:
+def test_unknown_home_folder(
+    tmp_path: Path, build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     cache = ObjectCache(Path("~/.cache/graphc"))
     used(cache, build)
     assert "not an absolute path" in cache.reason
-    assert not Path("~").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_only_folder_still_serves_what_it_holds(

@@ -1,9 +1,11 @@
 """The C compiler: found, tried, remembered; and what is said of one that does not work."""
 
 import ctypes
+import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -121,8 +123,8 @@ def test_arguments_in_cc(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch) ->
         assert toolchain.command[1:] == (f"-DNUMBER={number} + 40",)
         source = "int f(void) { return NUMBER; }"
         assert loaded(toolchain, source, cache).f() == number + 40
-        keys.add(toolchain.key(source))
-    assert len(keys) == 2
+        keys |= {toolchain.identity, toolchain.key(source)}
+    assert len(keys) == 4
 
 
 @needs_compiler
@@ -287,10 +289,28 @@ def test_slow_one_is_ended_with_its_children(
     alive = tmp_path / "alive"
     script(f"{stage}(sleep 0.8; echo yes > {alive}) & sleep 30")
     start = time.monotonic()
-    with pytest.raises(BackendUnavailable, match=r"was ended after 0.* s without an answer"):
+    with pytest.raises(BackendUnavailable, match=r"ended after 0\.\d+ s without an answer"):
         find_toolchain(cache, timeout=0.3)
     assert time.monotonic() - start < 5
     time.sleep(0.9)
+    assert not alive.exists()
+
+
+def test_interrupt_ends_the_compiler(script: Script, cache: ObjectCache, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    alive = tmp_path / "alive"
+    script(f"(sleep 0.6; echo yes > {alive}) & sleep 0.6")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            find_toolchain(cache)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    time.sleep(0.8)
     assert not alive.exists()
 
 
@@ -368,6 +388,7 @@ def test_another_cpu_is_another_toolchain(
     monkeypatch.setattr(module, "describe_cpu", lambda: "another")
     second = find_toolchain(cache)
     assert second.cpu == "another"
+    assert second.identity != first.identity
     assert second.key(ANSWER) != first.key(ANSWER)
 
 
@@ -395,8 +416,11 @@ def test_spoiled_memory_is_not_believed(cache: ObjectCache, text: str) -> None:
 def test_remembered_flags_are_known_ones(cache: ObjectCache) -> None:
     found = find_toolchain(cache)
     (note,) = cache.folder.glob("graphc-toolchain-*")
-    note.write_text(note.read_text().replace("-O3", "-Ofast"))
-    assert find_toolchain(cache) == found
+    text = note.read_text()
+    for known, spoiled in (('"-O3"', '"-Ofast"'), (json.dumps(found.version), "1")):
+        assert known in text
+        note.write_text(text.replace(known, spoiled))
+        assert find_toolchain(cache) == found
 
 
 def test_changing_facts_about_the_cpu_are_left_out() -> None:
@@ -424,6 +448,17 @@ def test_program_that_does_not_compile(cache: ObjectCache, tmp_path: Path) -> No
     assert not list(place.iterdir())
     compile_object(toolchain, ANSWER, place / "f.so")
     assert [path.name for path in place.iterdir()] == ["f.so"]
+
+
+@needs_compiler
+def test_object_is_replaced_and_not_written_over(cache: ObjectCache, tmp_path: Path) -> None:
+    """Who has loaded the old one keeps it."""
+    toolchain, target, kept = find_toolchain(cache), tmp_path / "f.so", tmp_path / "kept.so"
+    compile_object(toolchain, ANSWER, target)
+    os.link(target, kept)
+    before = kept.read_bytes()
+    compile_object(toolchain, ANSWER.replace("answer", "other"), target)
+    assert kept.read_bytes() == before != target.read_bytes()
 
 
 def test_long_complaints_are_cut() -> None:

@@ -76,16 +76,15 @@ class ObjectCache:
     def __init__(self, folder: Path, max_nbytes: int = MAX_NBYTES) -> None:
         self.max_nbytes = max_nbytes
         self.reason = ""
-        # The last one is written to, all are looked into.
+        # The last one is written to; all that can be trusted are looked into.
         self._folders: tuple[Path, ...] = (folder,)
         self._lock = threading.Lock()
         try:
             _make_private(folder)
             if not os.access(folder, os.W_OK | os.X_OK):  # what is in it can be loaded all the same
-                self._retreat(_temporary_folder(), f"{folder} is read-only")
+                raise PermissionError(f"{folder} is read-only")
         except OSError as error:
             self._retreat(_temporary_folder(), _words(error))
-            self._folders = self._folders[1:]
 
     @property
     def folder(self) -> Path:

@@ -358,6 +358,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program together with its own children: they hold the pipes open."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _excerpt(text: str, lines: int = 8, columns: int = 200) -> str:
