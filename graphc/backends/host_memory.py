@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from graphc.backends.base import Options
+from graphc.backends.recycled import Recycled
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
 from graphc.ir.storage import Storage, aligned_empty
-from graphc.ir.tensor_type import DType
 from graphc.schedule.records import (
     Buffer,
     Line,
@@ -98,8 +98,8 @@ class HostMemory:
             else:
                 self._take_input(buffer, inputs[position])
         self._early = [self.bases[buffer].copy() for buffer in self._early_results]
-        for buffer, (shape, dtype) in self._direct.items():
-            self.bases[buffer] = fresh = np.empty(shape, dtype)
+        for buffer, rooms in self._direct.items():
+            self.bases[buffer] = fresh = rooms.take()
             self._binder.bind(buffer, fresh)
 
     def collect(self) -> list[np.ndarray]:
@@ -154,7 +154,7 @@ class HostMemory:
 
     def _place_results(self) -> None:
         results = self.program.results
-        self._direct: dict[Buffer, tuple[tuple[int, ...], DType]] = {}
+        self._direct: dict[Buffer, Recycled] = {}
         for buffer, place in self.program.places.items():
             if place.region is Region.CONSTANT:
                 self.bases[buffer] = constant_value(buffer)
@@ -162,7 +162,7 @@ class HostMemory:
                 if buffer_nbytes(buffer) <= SMALL:
                     self.bases[buffer] = aligned_empty(buffer_shape(buffer), buffer.dtype)
                 else:
-                    self._direct[buffer] = (buffer_shape(buffer), buffer.dtype)
+                    self._direct[buffer] = Recycled(buffer_shape(buffer), buffer.dtype)
         self._collected: list[tuple[Buffer, tuple[int, ...], str]] = []
         self._early_results: list[Buffer] = []
         taken: set[Buffer] = set()
