@@ -1,26 +1,98 @@
-/* Scalar helpers of the elementwise ops: what their C expressions call, for host C and CUDA alike.
+/* Scalar functions of the elementwise ops: what their C expressions call, for host C and CUDA.
  *
- * Suffixes: f32 float, f64 double, i32 int32_t, i64 int64_t, b8 bool.
+ * Suffixes: f32 float, f64 double, i32 int32_t, i64 int64_t, b8 bool; f16 and bf16 only store.
  * They mean what NumPy means: NaN passes through maximum and minimum, sign(NaN) is NaN. They need
- * strict floating point (no -ffast-math); signed overflow wraps where -fwrapv is given.
+ * strict floating point (no -ffast-math, no contraction); signed overflow wraps under -fwrapv.
+ *
+ * The float32 functions, and the exponential family of float64, are own polynomials without branch
+ * or call: a compiler turns a plain loop over them into vector code, and the vector and the scalar
+ * form are one expression, so that a result never depends on where a loop is cut, on the number of
+ * threads, or on the C library. The other float64 functions call the C library.
+ *
+ * Polynomials are minimax fits of the function named beside them over the interval named there,
+ * made by Remez exchange in 40 digits and rounded; docs/accuracy.md holds the measured errors.
+ * Reductions of the argument follow Cody and Waite 1980, Software Manual for the Elementary
+ * Functions: a multiple of a constant is taken off in two parts, the first so short that its
+ * product is exact.
  */
 #ifndef GX_SCALAR_H
 #define GX_SCALAR_H
 
+/* -- the two dialects: integers of known width, bit casts, fused multiply-add */
+
 #ifdef __CUDACC__
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+typedef unsigned short uint16_t;
 #define GX_INLINE static __device__ __forceinline__
+#define GX_TABLE static __device__ const
+GX_INLINE uint32_t gx_bits_f32(float x) { return __float_as_uint(x); }
+GX_INLINE uint64_t gx_bits_f64(double x) { return (uint64_t)__double_as_longlong(x); }
+GX_INLINE float gx_from_bits_f32(uint32_t bits) { return __uint_as_float(bits); }
+GX_INLINE double gx_from_bits_f64(uint64_t bits) { return __longlong_as_double((int64_t)bits); }
+GX_INLINE float gx_fma_f32(float x, float y, float z) { return __fmaf_rn(x, y, z); }
+GX_INLINE double gx_fma_f64(double x, double y, double z) { return __fma_rn(x, y, z); }
 #else
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #define GX_INLINE static inline
+#define GX_TABLE static const
+GX_INLINE uint32_t gx_bits_f32(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+GX_INLINE uint64_t gx_bits_f64(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+GX_INLINE float gx_from_bits_f32(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+GX_INLINE double gx_from_bits_f64(uint64_t bits)
+{
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+/* Where the processor has no fused multiply-add, the C library's would cost a call: every use below
+ * is accurate with two roundings, too. */
+#if defined __FP_FAST_FMAF || defined __FMA__ || defined __ARM_FEATURE_FMA
+GX_INLINE float gx_fma_f32(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+GX_INLINE double gx_fma_f64(double x, double y, double z) { return __builtin_fma(x, y, z); }
+#else
+GX_INLINE float gx_fma_f32(float x, float y, float z) { return x * y + z; }
+GX_INLINE double gx_fma_f64(double x, double y, double z) { return x * y + z; }
+#endif
 #endif
 
-/* -- order and sign */
+/* -- order and sign; where a maximum or a minimum starts; whether a value beats the best so far */
 
 #define GX_ORDER(t, T)                                                                             \
-    GX_INLINE T gx_maximum_##t(T x, T y) { return x >= y || x != x ? x : y; }                      \
-    GX_INLINE T gx_minimum_##t(T x, T y) { return x <= y || x != x ? x : y; }
+    GX_INLINE T gx_maximum_##t(T x, T y) { return ((x >= y) | (x != x)) ? x : y; }                 \
+    GX_INLINE T gx_minimum_##t(T x, T y) { return ((x <= y) | (x != x)) ? x : y; }                 \
+    GX_INLINE bool gx_beats_max_##t(T x, T best)                                                   \
+    {                                                                                              \
+        return (x > best) | ((x != x) & (best == best)); /* the first NaN wins */                  \
+    }                                                                                              \
+    GX_INLINE bool gx_beats_min_##t(T x, T best)                                                   \
+    {                                                                                              \
+        return (x < best) | ((x != x) & (best == best));                                           \
+    }
+
+#define GX_LIMITS(t, T, lowest, highest)                                                           \
+    GX_INLINE T gx_lowest_##t(void) { return lowest; }                                             \
+    GX_INLINE T gx_highest_##t(void) { return highest; }
 
 #define GX_ALWAYS_FINITE(t, T)                                                                     \
     GX_INLINE bool gx_isfinite_##t(T x) { return (void)x, true; }                                  \
@@ -50,37 +122,614 @@ GX_ORDER(f64, double)
 GX_ALWAYS_FINITE(b8, bool)
 GX_INLINE bool gx_invert_b8(bool x) { return !x; }
 
-/* -- functions of floats: `f` is the suffix of the C library's own (expf, exp) */
+GX_INLINE float gx_infinity_f32(void) { return gx_from_bits_f32(0x7f800000u); }
+GX_INLINE double gx_infinity_f64(void) { return gx_from_bits_f64(0x7ff0000000000000u); }
+GX_INLINE float gx_nan_f32(void) { return gx_from_bits_f32(0x7fc00000u); }
+GX_INLINE double gx_nan_f64(void) { return gx_from_bits_f64(0x7ff8000000000000u); }
+
+GX_LIMITS(b8, bool, false, true)
+GX_LIMITS(i32, int32_t, -0x7fffffff - 1, 0x7fffffff)
+GX_LIMITS(i64, int64_t, (int64_t)(-0x7fffffffffffffff - 1), (int64_t)0x7fffffffffffffff)
+GX_LIMITS(f32, float, -gx_infinity_f32(), gx_infinity_f32())
+GX_LIMITS(f64, double, -gx_infinity_f64(), gx_infinity_f64())
 
 #define GX_FLOAT(t, T, f)                                                                          \
     GX_INLINE T gx_abs_##t(T x) { return fabs##f(x); }                                             \
     GX_INLINE T gx_sign_##t(T x) { return x > 0 ? (T)1 : x < 0 ? (T)-1 : x != x ? x : (T)0; }      \
     GX_INLINE T gx_floor_##t(T x) { return floor##f(x); }                                          \
-    GX_INLINE bool gx_isfinite_##t(T x) { return x - x == 0; } /* inf - inf is NaN */              \
-    GX_INLINE bool gx_isnan_##t(T x) { return x != x; }                                            \
-    GX_INLINE T gx_power_##t(T x, T y) { return pow##f(x, y); }                                    \
-    GX_INLINE T gx_exp_##t(T x) { return exp##f(x); }                                              \
-    GX_INLINE T gx_exp2_##t(T x) { return exp2##f(x); }                                            \
-    GX_INLINE T gx_expm1_##t(T x) { return expm1##f(x); }                                          \
-    GX_INLINE T gx_log_##t(T x) { return log##f(x); }                                              \
-    GX_INLINE T gx_log1p_##t(T x) { return log1p##f(x); }                                          \
-    GX_INLINE T gx_log2_##t(T x) { return log2##f(x); }                                            \
     GX_INLINE T gx_sqrt_##t(T x) { return sqrt##f(x); }                                            \
-    GX_INLINE T gx_erf_##t(T x) { return erf##f(x); }                                              \
-    GX_INLINE T gx_erfc_##t(T x) { return erfc##f(x); }                                            \
-    GX_INLINE T gx_sin_##t(T x) { return sin##f(x); }                                              \
-    GX_INLINE T gx_cos_##t(T x) { return cos##f(x); }                                              \
-    GX_INLINE T gx_tan_##t(T x) { return tan##f(x); }                                              \
-    GX_INLINE T gx_arctan_##t(T x) { return atan##f(x); }                                          \
-    GX_INLINE T gx_sinh_##t(T x) { return sinh##f(x); }                                            \
-    GX_INLINE T gx_cosh_##t(T x) { return cosh##f(x); }                                            \
-    GX_INLINE T gx_tanh_##t(T x) { return tanh##f(x); }                                            \
-    GX_INLINE T gx_softplus_##t(T x)                                                               \
-    {                                                                                              \
-        return gx_maximum_##t(x, 0) + log1p##f(exp##f(-fabs##f(x))); /* e^x never overflows */     \
-    }
+    GX_INLINE bool gx_isfinite_##t(T x) { return x - x == 0; } /* inf - inf is NaN */              \
+    GX_INLINE bool gx_isnan_##t(T x) { return x != x; }
 
 GX_FLOAT(f32, float, f)
 GX_FLOAT(f64, double, )
+
+/* `magnitude` >= 0 with the sign of x: for odd functions, -0 included */
+GX_INLINE float gx_signed_f32(float magnitude, float x)
+{
+    return gx_from_bits_f32(gx_bits_f32(magnitude) | (gx_bits_f32(x) & 0x80000000u));
+}
+GX_INLINE double gx_signed_f64(double magnitude, double x)
+{
+    return gx_from_bits_f64(gx_bits_f64(magnitude) | (gx_bits_f64(x) & 0x8000000000000000u));
+}
+
+/* -- the exponential family, for both widths
+ *
+ * Rounding: adding GX_ROUND, 1.5 times 2^(bits of the fraction), leaves x rounded to a whole number
+ * in the low bits; with the exponent's bias added as well, a shift makes them a power of two.
+ */
+
+#define GX_FRACTION_f32 23
+#define GX_FRACTION_f64 52
+#define GX_BIAS_f32 127
+#define GX_BIAS_f64 1023
+#define GX_ROUND_f32 12582912.0f
+#define GX_ROUND_f64 6755399441055744.0
+#define GX_ONE_f32 0x3f800000u /* the bits of 1 */
+#define GX_ONE_f64 0x3ff0000000000000u
+#define GX_TWO_THIRDS_f32 0x3f2aaaabu
+#define GX_TWO_THIRDS_f64 0x3fe5555555555555u
+#define GX_NORMAL_f32 1.17549435e-38f /* the smallest that is not denormal */
+#define GX_NORMAL_f64 2.2250738585072014e-308
+#define GX_LIFT_f32 16777216.0f /* 2^(bits of the fraction + 1), the inverse of the precision */
+#define GX_LIFT_f64 9007199254740992.0
+#define GX_LOG2E_f32 1.44269504f
+#define GX_LOG2E_f64 1.4426950408889634
+#define GX_LN2_f32 0.693147181f
+#define GX_LN2_f64 0.6931471805599453
+#define GX_LN2_HIGH_f32 0.693145752f /* 16 bits: exact times |n| < 2^8 */
+#define GX_LN2_HIGH_f64 0.6931471805598903 /* 42 bits: exact times |n| < 2^11 */
+#define GX_LN2_LOW_f32 1.42860677e-6f
+#define GX_LN2_LOW_f64 5.497923018708371e-14
+#define GX_EXP_HIGHEST_f32 89.0f /* above, e^x is inf; below the lowest, 0 */
+#define GX_EXP_HIGHEST_f64 710.0
+#define GX_EXP_LOWEST_f32 -104.0f
+#define GX_EXP_LOWEST_f64 -746.0
+
+/* e^r - 1 = r + r^2 q(r) for |r| < ln(2)/2, error 2^-26 of the result */
+GX_INLINE float gx_expm1_series_f32(float r)
+{
+    float q = 0.00138824922f;
+    q = gx_fma_f32(q, r, 0.00836669188f);
+    q = gx_fma_f32(q, r, 0.0416672044f);
+    q = gx_fma_f32(q, r, 0.16666542f);
+    q = gx_fma_f32(q, r, 0.49999997f);
+    return gx_fma_f32(r * r, q, r);
+}
+
+/* The same, error 2^-55. */
+GX_INLINE double gx_expm1_series_f64(double r)
+{
+    double q = 2.5053768202871885e-08;
+    q = gx_fma_f64(q, r, 2.762639199655069e-07);
+    q = gx_fma_f64(q, r, 2.755740849368497e-06);
+    q = gx_fma_f64(q, r, 2.4801504426647904e-05);
+    q = gx_fma_f64(q, r, 0.00019841269717078597);
+    q = gx_fma_f64(q, r, 0.0013888888932227462);
+    q = gx_fma_f64(q, r, 0.008333333333390725);
+    q = gx_fma_f64(q, r, 0.04166666666657489);
+    q = gx_fma_f64(q, r, 0.16666666666666588);
+    q = gx_fma_f64(q, r, 0.5000000000000006);
+    return gx_fma_f64(r * r, q, r);
+}
+
+/* ln(1 + f) = f + f^2 q(f) for |f| <= 1/3, error 2^-25 of the result */
+GX_INLINE float gx_log1p_series_f32(float f)
+{
+    float q = 0.140262991f;
+    q = gx_fma_f32(q, f, -0.153885454f);
+    q = gx_fma_f32(q, f, 0.139958203f);
+    q = gx_fma_f32(q, f, -0.164159611f);
+    q = gx_fma_f32(q, f, 0.200111672f);
+    q = gx_fma_f32(q, f, -0.250078201f);
+    q = gx_fma_f32(q, f, 0.333331972f);
+    q = gx_fma_f32(q, f, -0.499999374f);
+    return gx_fma_f32(f * f, q, f);
+}
+
+/* ln(1 + f) = 2 artanh s, s = f / (2 + f), written so that f, which is exact, leads (the form of
+ * Sun's fdlibm): f - (h - s (h + z q(z))), h = f^2 / 2, z = s^2; q for z <= 1/25, error 2^-55 */
+GX_INLINE double gx_log1p_series_f64(double f)
+{
+    double s = f / (2 + f), z = s * s, h = 0.5 * f * f;
+    double q = 0.15368743929900405;
+    q = gx_fma_f64(q, z, 0.15250117694236093);
+    q = gx_fma_f64(q, z, 0.181863595999389);
+    q = gx_fma_f64(q, z, 0.2222213841571808);
+    q = gx_fma_f64(q, z, 0.28571429396335307);
+    q = gx_fma_f64(q, z, 0.3999999999615589);
+    q = gx_fma_f64(q, z, 0.6666666666667272);
+    return f - (h - s * gx_fma_f64(z, q, h));
+}
+
+/* k ln 2 + y */
+GX_INLINE float gx_add_ln2_f32(float k, float y) { return gx_fma_f32(k, GX_LN2_f32, y); }
+GX_INLINE double gx_add_ln2_f64(double k, double y)
+{
+    return gx_fma_f64(k, GX_LN2_HIGH_f64, gx_fma_f64(k, GX_LN2_LOW_f64, y));
+}
+
+#define GX_EXPONENTIAL(t, T, U)                                                                    \
+    /* 2^n, n + bias in the low bits of a rounded number */                                        \
+    GX_INLINE T gx_scale_##t(T rounded)                                                            \
+    {                                                                                              \
+        return gx_from_bits_##t(gx_bits_##t(rounded) << GX_FRACTION_##t);                          \
+    }                                                                                              \
+    /* x - n ln 2 */                                                                               \
+    GX_INLINE T gx_minus_ln2_##t(T x, T n)                                                         \
+    {                                                                                              \
+        return gx_fma_##t(n, -GX_LN2_LOW_##t, gx_fma_##t(n, -GX_LN2_HIGH_##t, x));                 \
+    }                                                                                              \
+    /* (1 + w) 2^n for bits with n + 2 bias in the low ones; 2^n alone may not be a number */      \
+    GX_INLINE T gx_times_power_##t(T w, U bits)                                                    \
+    {                                                                                              \
+        U half = bits >> 1;                                                                        \
+        T first = gx_from_bits_##t(half << GX_FRACTION_##t);                                       \
+        T second = gx_from_bits_##t((bits - half) << GX_FRACTION_##t);                             \
+        return gx_fma_##t(w, first, first) * second; /* one rounding where denormal */             \
+    }                                                                                              \
+    GX_INLINE T gx_exp_##t(T x)                                                                    \
+    {                                                                                              \
+        const T round = GX_ROUND_##t + 2 * GX_BIAS_##t;                                            \
+        T n = gx_fma_##t(x, GX_LOG2E_##t, round);                                                  \
+        T w = gx_expm1_series_##t(gx_minus_ln2_##t(x, n - round));                                 \
+        T y = gx_times_power_##t(w, gx_bits_##t(n));                                               \
+        y = x < GX_EXP_LOWEST_##t ? 0 : y;                                                         \
+        return x > GX_EXP_HIGHEST_##t ? gx_infinity_##t() : y;                                     \
+    }                                                                                              \
+    /* (2^n - 1) + 2^n (e^r - 1), of half of all: 2^n itself overflows before the result does */   \
+    GX_INLINE T gx_expm1_##t(T x)                                                                  \
+    {                                                                                              \
+        const T round = GX_ROUND_##t + (GX_BIAS_##t - 1);                                          \
+        T n = gx_fma_##t(x, GX_LOG2E_##t, round), s = gx_scale_##t(n);                             \
+        T w = gx_expm1_series_##t(gx_minus_ln2_##t(x, n - round));                                 \
+        T half = gx_fma_##t(s, w, s - (T)0.5), y = half + half;                                    \
+        y = gx_abs_##t(x) < 1 / GX_LIFT_##t ? x : y; /* keeps -0 and denormals */                  \
+        y = x < -40 ? (T)-1 : y;                                                                   \
+        return x > GX_EXP_HIGHEST_##t ? gx_infinity_##t() : y;                                     \
+    }                                                                                              \
+    /* 1 / (1 + e^-x), both terms over 2^(bits of the fraction + 1): so e^-x never overflows,      \
+     * and the quotient is right where it is denormal */                                           \
+    GX_INLINE T gx_sigmoid_##t(T x)                                                                \
+    {                                                                                              \
+        const T round = GX_ROUND_##t + (GX_BIAS_##t - GX_FRACTION_##t - 1);                        \
+        T n = gx_fma_##t(x, -GX_LOG2E_##t, round), s = gx_scale_##t(n);                            \
+        T w = gx_expm1_series_##t(gx_minus_ln2_##t(-x, n - round));                                \
+        T y = 1 / GX_LIFT_##t / gx_fma_##t(s, w, s + 1 / GX_LIFT_##t);                             \
+        y = x < GX_EXP_LOWEST_##t ? 0 : y;                                                         \
+        return x > 60 ? (T)1 : y;                                                                  \
+    }                                                                                              \
+    /* m / (m + 2), m = e^2|x| - 1 */                                                              \
+    GX_INLINE T gx_tanh_##t(T x)                                                                   \
+    {                                                                                              \
+        const T round = GX_ROUND_##t + GX_BIAS_##t;                                                \
+        T size = gx_abs_##t(x), twice = size + size;                                               \
+        T n = gx_fma_##t(twice, GX_LOG2E_##t, round), s = gx_scale_##t(n);                         \
+        T w = gx_expm1_series_##t(gx_minus_ln2_##t(twice, n - round));                             \
+        T m = gx_fma_##t(s, w, s - 1), y = m / (m + 2);                                            \
+        return gx_signed_##t(size > 20 ? (T)1 : y, x);                                             \
+    }                                                                                              \
+    /* k + bias for x = 2^k m, m in [2/3, 4/3) */                                                  \
+    GX_INLINE U gx_exponent_##t(T x)                                                               \
+    {                                                                                              \
+        return (gx_bits_##t(x) + (GX_ONE_##t - GX_TWO_THIRDS_##t)) >> GX_FRACTION_##t;             \
+    }                                                                                              \
+    /* k from k + bias, by bits: processors convert 64-bit integers slowly */                      \
+    GX_INLINE T gx_unbiased_##t(U exponent)                                                        \
+    {                                                                                              \
+        const T unit = GX_LIFT_##t / 2;                                                            \
+        return gx_from_bits_##t(exponent | gx_bits_##t(unit)) - (unit + GX_BIAS_##t);              \
+    }                                                                                              \
+    GX_INLINE T gx_mantissa_##t(T x, U exponent)                                                   \
+    {                                                                                              \
+        return gx_from_bits_##t(gx_bits_##t(x) - (exponent << GX_FRACTION_##t) + GX_ONE_##t);      \
+    }                                                                                              \
+    /* a logarithm y put right where x is none of the positive numbers */                          \
+    GX_INLINE T gx_log_domain_##t(T x, T y)                                                        \
+    {                                                                                              \
+        y = x < gx_infinity_##t() ? y : x; /* inf and NaN */                                       \
+        y = x < 0 ? gx_nan_##t() : y;                                                              \
+        return x == 0 ? -gx_infinity_##t() : y;                                                    \
+    }                                                                                              \
+    GX_INLINE T gx_log_##t(T x)                                                                    \
+    {                                                                                              \
+        bool small = x < GX_NORMAL_##t;                                                            \
+        T lifted = small ? x * GX_LIFT_##t : x;                                                    \
+        U exponent = gx_exponent_##t(lifted);                                                      \
+        T k = gx_unbiased_##t(exponent);                                                           \
+        k = small ? k - (GX_FRACTION_##t + 1) : k;                                                 \
+        T y = gx_log1p_series_##t(gx_mantissa_##t(lifted, exponent) - 1);                          \
+        return gx_log_domain_##t(x, gx_add_ln2_##t(k, y));                                         \
+    }                                                                                              \
+    /* k from 1 + x rounded, but f = (1 + x) / 2^k - 1 = x s + (s - 1) from x itself, s = 2^-k.    \
+     * s is made 2^64 times too large: 2^-k is denormal for the largest x. */                      \
+    GX_INLINE T gx_log1p_##t(T x)                                                                  \
+    {                                                                                              \
+        U exponent = gx_exponent_##t(1 + x);                                                       \
+        U inverse = 2 * GX_BIAS_##t + 64 - exponent;                                               \
+        T s = gx_from_bits_##t(inverse << GX_FRACTION_##t) * (T)5.421010862427522e-20;             \
+        T y = gx_log1p_series_##t(gx_fma_##t(x, s, s - 1));                                        \
+        y = gx_log_domain_##t(1 + x, gx_add_ln2_##t(gx_unbiased_##t(exponent), y));                \
+        return gx_abs_##t(x) < 1 / GX_LIFT_##t ? x : y; /* keeps -0 and denormals */               \
+    }                                                                                              \
+    /* max(x, 0) + ln(1 + e), e = e^-|x| <= 1: above 1/3, 1 + e is 2 (1 + (e - 1) / 2) */          \
+    GX_INLINE T gx_softplus_##t(T x)                                                               \
+    {                                                                                              \
+        T e = gx_exp_##t(-gx_abs_##t(x));                                                          \
+        bool large = 3 * e > 1;                                                                    \
+        T y = gx_log1p_series_##t(large ? (T)0.5 * e - (T)0.5 : e);                                \
+        return gx_maximum_##t(x, 0) + (large ? y + GX_LN2_##t : y);                                \
+    }
+
+GX_EXPONENTIAL(f32, float, uint32_t)
+GX_EXPONENTIAL(f64, double, uint64_t)
+
+/* -- the rest of float32 */
+
+/* 2^r - 1 = r q(r) for |r| <= 1/2, error 2^-28 of 2^r */
+GX_INLINE float gx_exp2_f32(float x)
+{
+    const float round = GX_ROUND_f32 + 2 * GX_BIAS_f32;
+    float n = x + round, r = x - (n - round), q = 0.000153531408f;
+    q = gx_fma_f32(q, r, 0.00133991323f);
+    q = gx_fma_f32(q, r, 0.00961843971f);
+    q = gx_fma_f32(q, r, 0.0555033199f);
+    q = gx_fma_f32(q, r, 0.240226477f);
+    q = gx_fma_f32(q, r, 0.693147182f);
+    float y = gx_times_power_f32(r * q, gx_bits_f32(n));
+    y = x < -151 ? 0 : y;
+    return x >= 128 ? gx_infinity_f32() : y;
+}
+
+/* k + log2(1 + f), log2(1 + f) = f q(f) for |f| <= 1/3, error 2^-25 of the result */
+GX_INLINE float gx_log2_f32(float x)
+{
+    bool small = x < GX_NORMAL_f32;
+    float lifted = small ? x * GX_LIFT_f32 : x;
+    uint32_t exponent = gx_exponent_f32(lifted);
+    float k = gx_unbiased_f32(exponent);
+    k = small ? k - (GX_FRACTION_f32 + 1) : k;
+    float f = gx_mantissa_f32(lifted, exponent) - 1, q = 0.202787653f;
+    q = gx_fma_f32(q, f, -0.222221628f);
+    q = gx_fma_f32(q, f, 0.201798931f);
+    q = gx_fma_f32(q, f, -0.23678644f);
+    q = gx_fma_f32(q, f, 0.288711339f);
+    q = gx_fma_f32(q, f, -0.360789567f);
+    q = gx_fma_f32(q, f, 0.480895966f);
+    q = gx_fma_f32(q, f, -0.721346557f);
+    q = gx_fma_f32(q, f, 1.44269502f);
+    return gx_log_domain_f32(x, gx_fma_f32(f, q, k));
+}
+
+/* |x| and what sinh and cosh share: e^r = even + odd, 2^(n-2) + 2^-(n+2) and their difference; of
+ * half the result, as cosh may be a number where e^|x| is none */
+typedef struct {
+    float even, odd, sum, difference;
+} GxHyperbolic;
+
+GX_INLINE GxHyperbolic gx_hyperbolic_f32(float size)
+{
+    const float round = GX_ROUND_f32 + (GX_BIAS_f32 - 2);
+    float n = gx_fma_f32(size, GX_LOG2E_f32, round), up = gx_scale_f32(n);
+    /* 2^(30-n): in range for all n, which 2^-(n+2) is not */
+    uint32_t inverse = 2 * GX_BIAS_f32 + 28 - gx_bits_f32(n);
+    float down = gx_from_bits_f32(inverse << GX_FRACTION_f32) * 2.32830644e-10f;
+    float r = gx_minus_ln2_f32(size, n - round), z = r * r;
+    /* cosh r = 1 + z b(z), sinh r = r + r z a(z), |r| < ln(2)/2, errors 2^-34 and 2^-37 */
+    float b = gx_fma_f32(gx_fma_f32(0.00139465265f, z, 0.0416662619f), z, 0.5f);
+    float a = gx_fma_f32(gx_fma_f32(0.000199052898f, z, 0.00833328813f), z, 0.166666672f);
+    GxHyperbolic parts = {gx_fma_f32(z, b, 1), gx_fma_f32(r * z, a, r), up + down, up - down};
+    return parts;
+}
+
+GX_INLINE float gx_sinh_f32(float x)
+{
+    float size = gx_abs_f32(x);
+    GxHyperbolic h = gx_hyperbolic_f32(size);
+    float half = gx_fma_f32(h.difference, h.even, h.sum * h.odd), y = half + half;
+    y = size < 0.0001f ? size : y; /* keeps denormals */
+    return gx_signed_f32(size > 89.5f ? gx_infinity_f32() : y, x);
+}
+
+GX_INLINE float gx_cosh_f32(float x)
+{
+    float size = gx_abs_f32(x);
+    GxHyperbolic h = gx_hyperbolic_f32(size);
+    float half = gx_fma_f32(h.sum, h.even, h.difference * h.odd);
+    return size > 89.5f ? gx_infinity_f32() : half + half;
+}
+
+/* -expm1(-a q(a)), a q(a) = -ln erfc a for a < 3.95, error 2^-27 of erf a; above, erf is 1 */
+GX_INLINE float gx_erf_f32(float x)
+{
+    const float round = GX_ROUND_f32 + GX_BIAS_f32;
+    float size = gx_abs_f32(x), a = size > 3.95f ? 3.95f : size, q = -9.25608493e-6f;
+    q = gx_fma_f32(q, a, 0.000117639785f);
+    q = gx_fma_f32(q, a, -0.00063283206f);
+    q = gx_fma_f32(q, a, 0.00166701979f);
+    q = gx_fma_f32(q, a, -0.00016038974f);
+    q = gx_fma_f32(q, a, -0.019153066f);
+    q = gx_fma_f32(q, a, 0.102777831f);
+    q = gx_fma_f32(q, a, 0.636619389f);
+    q = gx_fma_f32(q, a, 1.12837923f);
+    float y = a * q, n = gx_fma_f32(y, -GX_LOG2E_f32, round), s = gx_scale_f32(n);
+    float w = gx_expm1_series_f32(gx_fma_f32(n - round, -GX_LN2_f32, -y));
+    return gx_signed_f32(gx_fma_f32(-s, w, 1 - s), x);
+}
+
+/* 2^x in double for |x| < 1000: 2^r - 1 = r q(r) for |r| <= 1/2, error 2^-34 of 2^r */
+GX_INLINE double gx_exp2_wide(double x)
+{
+    const double round = GX_ROUND_f64 + GX_BIAS_f64;
+    double n = x + round, r = x - (n - round), s = gx_scale_f64(n), q = 1.5195941483804e-05;
+    q = gx_fma_f64(q, r, 0.00015467008522777547);
+    q = gx_fma_f64(q, r, 0.0013333938013768481);
+    q = gx_fma_f64(q, r, 0.00961803740623752);
+    q = gx_fma_f64(q, r, 0.05550410360065591);
+    q = gx_fma_f64(q, r, 0.2402265107099556);
+    q = gx_fma_f64(q, r, 0.6931471807068238);
+    return gx_fma_f64(r * q, s, s);
+}
+
+/* log2 of |x| in double, of any float that is not 0, inf or NaN: k + s q(s^2), s = f / (2 + f),
+ * for |f| <= 1/3, error 2^-42 of the second term */
+GX_INLINE double gx_log2_wide(double size)
+{
+    uint64_t exponent = gx_exponent_f64(size);
+    double f = gx_mantissa_f64(size, exponent) - 1, s = f / (2 + f), z = s * s;
+    double q = 0.2908057268469068;
+    q = gx_fma_f64(q, z, 0.31928735493826566);
+    q = gx_fma_f64(q, z, 0.41222610065591325);
+    q = gx_fma_f64(q, z, 0.5770777565138824);
+    q = gx_fma_f64(q, z, 0.9617966948214282);
+    q = gx_fma_f64(q, z, 2.885390081777427);
+    return gx_fma_f64(s, q, gx_unbiased_f64(exponent));
+}
+
+/* e^(-a^2) e(a), e(a) = e^(a^2) erfc a as a polynomial of t = (a - 3) / (a + 3) for a < 10.1, error
+ * 2^-29; the mapping is that of Shepherd and Laframboise 1981. In double, since an error of a^2 is
+ * an error of the result a hundred times as large. */
+GX_INLINE float gx_erfc_f32(float x)
+{
+    double size = gx_abs_f32(x), a = size > 10.5 ? 10.5 : size, t = (a - 3) / (a + 3);
+    double e = 5.586336454222537e-05;
+    e = gx_fma_f64(e, t, 2.875696778750583e-05);
+    e = gx_fma_f64(e, t, -0.0005946262711771371);
+    e = gx_fma_f64(e, t, 0.0007157869855827976);
+    e = gx_fma_f64(e, t, 0.0042689193230738285);
+    e = gx_fma_f64(e, t, -0.02439423823446038);
+    e = gx_fma_f64(e, t, 0.07166585584461482);
+    e = gx_fma_f64(e, t, -0.15011578168756412);
+    e = gx_fma_f64(e, t, 0.24560379806385388);
+    e = gx_fma_f64(e, t, -0.3262335638246152);
+    e = gx_fma_f64(e, t, 0.17900115126016777);
+    double y = e * gx_exp2_wide(a * a * -GX_LOG2E_f64);
+    return (float)(x < 0 ? 2 - y : y);
+}
+
+/* 2^(y log2 |x|), in double, then the cases of C99 (F.9.4.4) by choice: NaN for negative x and y
+ * that is not whole, the sign of x for odd y, 1 for y = 0 or x = 1 whatever the other is */
+GX_INLINE float gx_power_f32(float x, float y)
+{
+    double size = gx_abs_f32(x), wide = y;
+    double log = gx_log2_wide(size);
+    log = size < gx_infinity_f64() ? log : size; /* inf and NaN */
+    log = size == 0 ? -gx_infinity_f64() : log;
+    double t = wide * log;
+    t = t > 200 ? 200 : t;
+    t = t < -200 ? -200 : t;
+    double result = gx_exp2_wide(t);
+    /* whole numbers and their parity: every float from 2^24 on is even */
+    double exponent = wide > 16777216 ? 16777216 : wide;
+    exponent = exponent < -16777216 ? -16777216 : exponent;
+    double rounded = exponent + GX_ROUND_f64;
+    bool whole = rounded - GX_ROUND_f64 == exponent;
+    uint64_t odd = whole ? gx_bits_f64(rounded) << 63 : 0;
+    uint64_t negative = (gx_bits_f64((double)x) >> 63) << 63;
+    bool undefined = (x < 0) & (x > -gx_infinity_f32()) & !whole & (y == y);
+    result = undefined ? gx_nan_f64() : result;
+    bool unit = (size == 1) & (gx_abs_f64(wide) == gx_infinity_f64());
+    result = unit ? 1 : result;
+    result = gx_from_bits_f64(gx_bits_f64(result) ^ (odd & negative));
+    return (float)(((y == 0) | (x == 1)) ? 1 : result);
+}
+
+/* arctan z = z + z^3 q(z^2) for z <= 1, error 2^-25 of the result; above, pi/2 - arctan 1/z */
+GX_INLINE float gx_arctan_f32(float x)
+{
+    float size = gx_abs_f32(x);
+    bool large = size > 1;
+    float z = (large ? 1 : size) / (large ? size : 1), s = z * z, q = 0.00292065903f;
+    q = gx_fma_f32(q, s, -0.0163677931f);
+    q = gx_fma_f32(q, s, 0.0432116389f);
+    q = gx_fma_f32(q, s, -0.0755219534f);
+    q = gx_fma_f32(q, s, 0.106659956f);
+    q = gx_fma_f32(q, s, -0.142110527f);
+    q = gx_fma_f32(q, s, 0.199937731f);
+    q = gx_fma_f32(q, s, -0.333331525f);
+    float y = gx_fma_f32(z * s, q, z);
+    return gx_signed_f32(large ? 1.57079633f - y : y, x);
+}
+
+/* Row j: 2^j / pi less a multiple of 2, in [-1, 1], as a high part of 28 bits after the point and
+ * the rest; the last row is for inf and NaN. A float is y 2^j with |y| < 2^24 of 24 bits, so y
+ * times the high part is exact in double: x / pi modulo 2 of any float, to 57 bits after the point,
+ * which leaves 26 good ones of the float nearest to a multiple of pi/2. It is the reduction of
+ * Payne and Hanek 1983, by a table instead of integers: two gathers and no branch. */
+GX_TABLE double gx_turns[106][2] = {
+    {0.31830988451838493, 1.665405738066088e-09}, {0.6366197727620602, -3.944788223297384e-10},
+    {-0.7267604544758797, -7.889576446594768e-10}, {0.5464790910482407, -1.5779152893189536e-09},
+    {-0.907041821628809, 5.69459719824007e-10}, {0.18591635674238205, 1.138919439648014e-09},
+    {0.3718327172100544, -1.447451419165886e-09}, {0.7436654306948185, 8.303874601301419e-10},
+    {-0.512669138610363, 1.6607749202602838e-09}, {0.9746617265045643, -4.037404579413466e-10},
+    {-0.05067654699087143, -8.074809158826933e-10},
+    {-0.10135309398174286, -1.6149618317653865e-09}, {-0.20270619168877602, 4.953666349311411e-10},
+    {-0.40541238337755203, 9.907332698622821e-10}, {-0.8108247630298138, -1.7438237587373496e-09},
+    {0.37835047021508217, 2.3764278098721483e-10}, {0.7567009404301643, 4.752855619744297e-10},
+    {-0.4865981191396713, 9.505711239488593e-10}, {-0.9731962345540524, -1.8241480505641954e-09},
+    {0.053607527166604996, 7.699419733352303e-11}, {0.10721505433320999, 1.5398839466704606e-10},
+    {0.21443010866641998, 3.0797678933409213e-10}, {0.42886021733283997, 6.159535786681843e-10},
+    {0.8577204346656799, 1.2319071573363685e-09}, {-0.28455912694334984, -1.261475983789177e-09},
+    {-0.56911825761199, 1.2023383308835602e-09}, {0.8617634885013103, -1.3206136366947936e-09},
+    {-0.2764730267226696, 1.0840630250723266e-09}, {-0.5529460497200489, -1.5571642483172606e-09},
+    {0.8941078968346119, 6.109618018273926e-10}, {-0.21178420633077621, 1.2219236036547852e-09},
+    {-0.42356840893626213, -1.2814430911523434e-09}, {-0.8471368215978146, 1.1624041161572272e-09},
+    {0.3057263605296612, -1.4004820661474599e-09}, {0.6114527173340321, 9.243261661669945e-10},
+    {-0.7770945653319359, 1.848652332333989e-09}, {0.44581087306141853, -2.7985633793936105e-11},
+    {0.8916217461228371, -5.597126758787221e-11}, {-0.21675650775432587, -1.1194253517574442e-10},
+    {-0.43351301550865173, -2.2388507035148884e-10}, {-0.8670260310173035, -4.477701407029777e-10},
+    {0.26594793796539307, -8.955402814059554e-10}, {0.5318958759307861, -1.7910805628119107e-09},
+    {-0.936208251863718, 1.4312917283809259e-10}, {0.12758349627256393, 2.8625834567618517e-10},
+    {0.25516699254512787, 5.725166913523703e-10}, {0.5103339850902557, 1.1450333827047407e-09},
+    {-0.9793320260941982, -1.4352235330524325e-09}, {0.04133594408631325, 8.54843232357049e-10},
+    {0.0826718881726265, 1.709686464714098e-09}, {0.1653437800705433, -3.0591736903371784e-10},
+    {0.3306875601410866, -6.118347380674357e-10}, {0.6613751202821732, -1.2236694761348713e-09},
+    {-0.677249763160944, 1.2779513461921716e-09}, {0.6455004774034023, -1.1693876060775709e-09},
+    {-0.7089990489184856, 1.386515086306772e-09}, {0.582001905888319, -9.522601258483697e-10},
+    {-0.8359961919486523, 1.8207700467651747e-09}, {0.32800761982798576, -8.375020493156488e-11},
+    {0.6560152396559715, -1.6750040986312977e-10}, {-0.687969520688057, -3.3500081972625953e-10},
+    {0.6240609586238861, -6.700016394525191e-10}, {-0.7518780827522278, -1.3400032789050381e-09},
+    {0.49624383077025414, 1.045283740651838e-09}, {0.9924876652657986, -1.6347228171582382e-09},
+    {-0.015024673193693161, 4.5584466414543764e-10},
+    {-0.030049346387386322, 9.116893282908753e-10},
+    {-0.060098692774772644, 1.8233786565817506e-09},
+    {-0.12019738182425499, -7.853298529841281e-11},
+    {-0.24039476364850998, -1.5706597059682562e-10},
+    {-0.48078952729701996, -3.1413194119365123e-10}, {-0.9615790545940399, -6.282638823873025e-10},
+    {0.07684189081192017, -1.256527764774605e-09}, {0.15368377789855003, 1.2122347689127042e-09},
+    {0.30736755952239037, -1.3008207606365055e-09}, {0.6147351153194904, 1.123648777188903e-09},
+    {-0.7705297656357288, -1.477992744084108e-09}, {0.45894046500325203, 7.69304810293698e-10},
+    {0.9178809300065041, 1.538609620587396e-09}, {-0.16423813626170158, -6.480710572871224e-10},
+    {-0.32847627252340317, -1.2961421145742448e-09}, {-0.6569525487720966, 1.1330060693134247e-09},
+    {0.686094906181097, -1.4592781598350648e-09}, {-0.6278101913630962, 8.067339787917845e-10},
+    {0.7443796172738075, 1.613467957583569e-09}, {-0.5112407617270947, -4.983543832947761e-10},
+    {0.9775184765458107, -9.967087665895522e-10}, {-0.0449630506336689, 1.7318727652828097e-09},
+    {-0.0899260975420475, -2.615447678962946e-10}, {-0.179852195084095, -5.230895357925892e-10},
+    {-0.35970439016819, -1.0461790715851783e-09}, {-0.7194087840616703, 1.6329321552915574e-09},
+    {0.5611824356019497, -4.594259878787991e-10}, {-0.8776351287961006, -9.188519757575982e-10},
+    {0.24472974240779877, -1.8377039515151963e-09}, {0.48945948109030724, 4.9882395431521274e-11},
+    {0.9789189621806145, 9.976479086304255e-11}, {-0.04216207563877106, 1.995295817260851e-10},
+    {-0.08432415127754211, 3.990591634521702e-10}, {-0.16864830255508423, 7.981183269043404e-10},
+    {-0.33729660511016846, 1.5962366538086808e-09}, {-0.6745932064950466, -5.328169908445525e-10},
+    {0.6508135870099068, -1.065633981689105e-09}, {-0.6983728297054768, 1.594022335083704e-09},
+    {0.6032543443143368, -5.372456282945058e-10},
+    {0.0 / 0.0, 0.0 / 0.0},
+};
+
+/* An angle in half turns: whole + fraction, |fraction| <= 1/2 but for rounding */
+typedef struct {
+    double high, low;
+} GxAngle;
+
+GX_INLINE GxAngle gx_angle_f32(float x)
+{
+    uint32_t size = gx_bits_f32(x) & 0x7fffffffu, exponent = size >> 23;
+    uint32_t j = exponent > 150 ? exponent - 150 : 0;
+    double y = gx_from_bits_f32(size - (j << 23));
+    GxAngle angle = {y * gx_turns[j][0], y * gx_turns[j][1]};
+    return angle;
+}
+
+/* sin(pi r) = r q(r^2) for |r| <= 1/2, error 2^-35; the sign from the parity of whole half turns */
+GX_INLINE double gx_sin_turn(double r, uint64_t parity)
+{
+    double z = r * r, q = -0.007021468877380383;
+    q = gx_fma_f64(q, z, 0.08204607795534073);
+    q = gx_fma_f64(q, z, -0.5992512496528378);
+    q = gx_fma_f64(q, z, 2.550163233774199);
+    q = gx_fma_f64(q, z, -5.167712761930992);
+    q = gx_fma_f64(q, z, 3.1415926535225203);
+    return gx_from_bits_f64(gx_bits_f64(r * q) ^ (parity << 63));
+}
+
+GX_INLINE double gx_sin_angle(GxAngle angle)
+{
+    double whole = angle.high + GX_ROUND_f64;
+    double r = (angle.high - (whole - GX_ROUND_f64)) + angle.low;
+    return gx_sin_turn(r, gx_bits_f64(whole));
+}
+
+/* cos(pi (k + 1/2 + r)) = -(-1)^k sin(pi r) */
+GX_INLINE double gx_cos_angle(GxAngle angle)
+{
+    double whole = (angle.high - 0.5) + GX_ROUND_f64;
+    double r = ((angle.high - (whole - GX_ROUND_f64)) - 0.5) + angle.low;
+    return gx_sin_turn(r, gx_bits_f64(whole) + 1);
+}
+
+GX_INLINE float gx_sin_f32(float x)
+{
+    uint32_t sign = gx_bits_f32(x) & 0x80000000u;
+    return gx_from_bits_f32(gx_bits_f32((float)gx_sin_angle(gx_angle_f32(x))) ^ sign);
+}
+
+GX_INLINE float gx_cos_f32(float x) { return (float)gx_cos_angle(gx_angle_f32(x)); }
+
+/* sin(pi/2 r) = r a(r^2) and cos(pi/2 r) = b(r^2), quarter turns |r| <= 1/2, errors 2^-37, 2^-34;
+ * in odd quarters the tangent is -cos / sin */
+GX_INLINE float gx_tan_f32(float x)
+{
+    GxAngle angle = gx_angle_f32(x);
+    double whole = 2 * angle.high + GX_ROUND_f64;
+    double r = (2 * angle.high - (whole - GX_ROUND_f64)) + 2 * angle.low, z = r * r;
+    double a = 0.00015819058809391607, b = 0.0009033308222143127;
+    a = gx_fma_f64(a, z, -0.004681258648488967);
+    b = gx_fma_f64(b, z, -0.020859921600877213);
+    a = gx_fma_f64(a, z, 0.07969258157497808);
+    b = gx_fma_f64(b, z, 0.253669180598952);
+    a = gx_fma_f64(a, z, -0.6459640960910916);
+    b = gx_fma_f64(b, z, -1.2337005394776812);
+    a = r * gx_fma_f64(a, z, 1.5707963267876777);
+    b = gx_fma_f64(b, z, 0.9999999999433559);
+    bool odd = gx_bits_f64(whole) & 1;
+    float y = (float)((odd ? -b : a) / (odd ? a : b));
+    return gx_from_bits_f32(gx_bits_f32(y) ^ (gx_bits_f32(x) & 0x80000000u));
+}
+
+/* -- the rest of float64: the C library's own */
+
+GX_INLINE double gx_exp2_f64(double x) { return exp2(x); }
+GX_INLINE double gx_log2_f64(double x) { return log2(x); }
+GX_INLINE double gx_power_f64(double x, double y) { return pow(x, y); }
+GX_INLINE double gx_erf_f64(double x) { return erf(x); }
+GX_INLINE double gx_erfc_f64(double x) { return erfc(x); }
+GX_INLINE double gx_sin_f64(double x) { return sin(x); }
+GX_INLINE double gx_cos_f64(double x) { return cos(x); }
+GX_INLINE double gx_tan_f64(double x) { return tan(x); }
+GX_INLINE double gx_arctan_f64(double x) { return atan(x); }
+GX_INLINE double gx_sinh_f64(double x) { return sinh(x); }
+GX_INLINE double gx_cosh_f64(double x) { return cosh(x); }
+
+/* -- 16-bit storage, in integers: rounded to nearest even, NaN stays NaN, overflow gives inf */
+
+/* The fraction moved up, times 2^112 for the difference of the biases: right for denormals, too. */
+GX_INLINE float gx_from_f16(uint16_t half)
+{
+    uint32_t moved = (uint32_t)(half & 0x7fffu) << 13;
+    uint32_t bits = gx_bits_f32(gx_from_bits_f32(moved) * 5.19229686e33f);
+    bits |= moved >= 0x0f800000u ? 0x7f800000u : 0; /* inf and NaN */
+    return gx_from_bits_f32(bits | ((uint32_t)(half & 0x8000u) << 16));
+}
+
+GX_INLINE uint16_t gx_to_f16(float x)
+{
+    uint32_t bits = gx_bits_f32(x), size = bits & 0x7fffffffu;
+    uint32_t normal = (size + 0xfffu + (size >> 13 & 1) - 0x38000000u) >> 13;
+    /* below 2^-14: the addition of 1/2 rounds at the last place of a half */
+    uint32_t denormal = gx_bits_f32(gx_from_bits_f32(size) + 0.5f) - 0x3f000000u;
+    uint32_t half = size < 0x38800000u ? denormal : normal;
+    half = size >= 0x47800000u ? 0x7c00u : half;
+    half = size > 0x7f800000u ? 0x7e00u | (size >> 13 & 0x3ffu) : half;
+    return (uint16_t)(half | (bits >> 16 & 0x8000u));
+}
+
+GX_INLINE float gx_from_bf16(uint16_t half) { return gx_from_bits_f32((uint32_t)half << 16); }
+
+GX_INLINE uint16_t gx_to_bf16(float x)
+{
+    uint32_t bits = gx_bits_f32(x), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
+}
 
 #endif

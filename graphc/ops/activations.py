@@ -12,7 +12,7 @@ sigmoid = unary(
     "sigmoid", "The logistic function.", "1 / (1 + e^-x)",
     eval=lambda xp, x: xp.reciprocal(1 + xp.exp(-x)),
     vjp={0: lambda g, out, x: g * (out * (1 - out))},
-    c="1 / (1 + gx_exp_{t}(-{0}))", cost=12.0,
+    c="gx_sigmoid_{t}({0})", cost=12.0,
 )  # fmt: skip
 
 relu = unary(
