@@ -27,7 +27,6 @@ typedef long long int64_t;
 typedef unsigned long long uint64_t;
 typedef unsigned short uint16_t;
 #define GX_INLINE static __device__ __forceinline__
-#define GX_TABLE static __device__ const
 GX_INLINE uint32_t gx_bits_f32(float x) { return __float_as_uint(x); }
 GX_INLINE uint64_t gx_bits_f64(double x) { return (uint64_t)__double_as_longlong(x); }
 GX_INLINE float gx_from_bits_f32(uint32_t bits) { return __uint_as_float(bits); }
@@ -40,7 +39,6 @@ GX_INLINE double gx_fma_f64(double x, double y, double z) { return __fma_rn(x, y
 #include <stdint.h>
 #include <string.h>
 #define GX_INLINE static inline
-#define GX_TABLE static const
 GX_INLINE uint32_t gx_bits_f32(float x)
 {
     uint32_t bits;
@@ -335,10 +333,9 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
     GX_INLINE T gx_log_##t(T x)                                                                    \
     {                                                                                              \
         bool small = x < GX_NORMAL_##t;                                                            \
-        T lifted = small ? x * GX_LIFT_##t : x;                                                    \
+        T lifted = x * (small ? GX_LIFT_##t : 1);                                                  \
         U exponent = gx_exponent_##t(lifted);                                                      \
-        T k = gx_unbiased_##t(exponent);                                                           \
-        k = small ? k - (GX_FRACTION_##t + 1) : k;                                                 \
+        T k = gx_unbiased_##t(exponent) - (small ? GX_FRACTION_##t + 1 : 0);                       \
         T y = gx_log1p_series_##t(gx_mantissa_##t(lifted, exponent) - 1);                          \
         return gx_log_domain_##t(x, gx_add_ln2_##t(k, y));                                         \
     }                                                                                              \
@@ -386,10 +383,9 @@ GX_INLINE float gx_exp2_f32(float x)
 GX_INLINE float gx_log2_f32(float x)
 {
     bool small = x < GX_NORMAL_f32;
-    float lifted = small ? x * GX_LIFT_f32 : x;
+    float lifted = x * (small ? GX_LIFT_f32 : 1);
     uint32_t exponent = gx_exponent_f32(lifted);
-    float k = gx_unbiased_f32(exponent);
-    k = small ? k - (GX_FRACTION_f32 + 1) : k;
+    float k = gx_unbiased_f32(exponent) - (small ? GX_FRACTION_f32 + 1 : 0);
     float f = gx_mantissa_f32(lifted, exponent) - 1, q = 0.202787653f;
     q = gx_fma_f32(q, f, -0.222221628f);
     q = gx_fma_f32(q, f, 0.201798931f);
@@ -552,87 +548,61 @@ GX_INLINE float gx_arctan_f32(float x)
     return gx_signed_f32(large ? 1.57079633f - y : y, x);
 }
 
-/* Row j: 2^j / pi less a multiple of 2, in [-1, 1], as a high part of 28 bits after the point and
- * the rest; the last row is for inf and NaN. A float is y 2^j with |y| < 2^24 of 24 bits, so y
- * times the high part is exact in double: x / pi modulo 2 of any float, to 57 bits after the point,
- * which leaves 26 good ones of the float nearest to a multiple of pi/2. It is the reduction of
- * Payne and Hanek 1983, by a table instead of integers: two gathers and no branch. */
-GX_TABLE double gx_turns[106][2] = {
-    {0.31830988451838493, 1.665405738066088e-09}, {0.6366197727620602, -3.944788223297384e-10},
-    {-0.7267604544758797, -7.889576446594768e-10}, {0.5464790910482407, -1.5779152893189536e-09},
-    {-0.907041821628809, 5.69459719824007e-10}, {0.18591635674238205, 1.138919439648014e-09},
-    {0.3718327172100544, -1.447451419165886e-09}, {0.7436654306948185, 8.303874601301419e-10},
-    {-0.512669138610363, 1.6607749202602838e-09}, {0.9746617265045643, -4.037404579413466e-10},
-    {-0.05067654699087143, -8.074809158826933e-10},
-    {-0.10135309398174286, -1.6149618317653865e-09}, {-0.20270619168877602, 4.953666349311411e-10},
-    {-0.40541238337755203, 9.907332698622821e-10}, {-0.8108247630298138, -1.7438237587373496e-09},
-    {0.37835047021508217, 2.3764278098721483e-10}, {0.7567009404301643, 4.752855619744297e-10},
-    {-0.4865981191396713, 9.505711239488593e-10}, {-0.9731962345540524, -1.8241480505641954e-09},
-    {0.053607527166604996, 7.699419733352303e-11}, {0.10721505433320999, 1.5398839466704606e-10},
-    {0.21443010866641998, 3.0797678933409213e-10}, {0.42886021733283997, 6.159535786681843e-10},
-    {0.8577204346656799, 1.2319071573363685e-09}, {-0.28455912694334984, -1.261475983789177e-09},
-    {-0.56911825761199, 1.2023383308835602e-09}, {0.8617634885013103, -1.3206136366947936e-09},
-    {-0.2764730267226696, 1.0840630250723266e-09}, {-0.5529460497200489, -1.5571642483172606e-09},
-    {0.8941078968346119, 6.109618018273926e-10}, {-0.21178420633077621, 1.2219236036547852e-09},
-    {-0.42356840893626213, -1.2814430911523434e-09}, {-0.8471368215978146, 1.1624041161572272e-09},
-    {0.3057263605296612, -1.4004820661474599e-09}, {0.6114527173340321, 9.243261661669945e-10},
-    {-0.7770945653319359, 1.848652332333989e-09}, {0.44581087306141853, -2.7985633793936105e-11},
-    {0.8916217461228371, -5.597126758787221e-11}, {-0.21675650775432587, -1.1194253517574442e-10},
-    {-0.43351301550865173, -2.2388507035148884e-10}, {-0.8670260310173035, -4.477701407029777e-10},
-    {0.26594793796539307, -8.955402814059554e-10}, {0.5318958759307861, -1.7910805628119107e-09},
-    {-0.936208251863718, 1.4312917283809259e-10}, {0.12758349627256393, 2.8625834567618517e-10},
-    {0.25516699254512787, 5.725166913523703e-10}, {0.5103339850902557, 1.1450333827047407e-09},
-    {-0.9793320260941982, -1.4352235330524325e-09}, {0.04133594408631325, 8.54843232357049e-10},
-    {0.0826718881726265, 1.709686464714098e-09}, {0.1653437800705433, -3.0591736903371784e-10},
-    {0.3306875601410866, -6.118347380674357e-10}, {0.6613751202821732, -1.2236694761348713e-09},
-    {-0.677249763160944, 1.2779513461921716e-09}, {0.6455004774034023, -1.1693876060775709e-09},
-    {-0.7089990489184856, 1.386515086306772e-09}, {0.582001905888319, -9.522601258483697e-10},
-    {-0.8359961919486523, 1.8207700467651747e-09}, {0.32800761982798576, -8.375020493156488e-11},
-    {0.6560152396559715, -1.6750040986312977e-10}, {-0.687969520688057, -3.3500081972625953e-10},
-    {0.6240609586238861, -6.700016394525191e-10}, {-0.7518780827522278, -1.3400032789050381e-09},
-    {0.49624383077025414, 1.045283740651838e-09}, {0.9924876652657986, -1.6347228171582382e-09},
-    {-0.015024673193693161, 4.5584466414543764e-10},
-    {-0.030049346387386322, 9.116893282908753e-10},
-    {-0.060098692774772644, 1.8233786565817506e-09},
-    {-0.12019738182425499, -7.853298529841281e-11},
-    {-0.24039476364850998, -1.5706597059682562e-10},
-    {-0.48078952729701996, -3.1413194119365123e-10}, {-0.9615790545940399, -6.282638823873025e-10},
-    {0.07684189081192017, -1.256527764774605e-09}, {0.15368377789855003, 1.2122347689127042e-09},
-    {0.30736755952239037, -1.3008207606365055e-09}, {0.6147351153194904, 1.123648777188903e-09},
-    {-0.7705297656357288, -1.477992744084108e-09}, {0.45894046500325203, 7.69304810293698e-10},
-    {0.9178809300065041, 1.538609620587396e-09}, {-0.16423813626170158, -6.480710572871224e-10},
-    {-0.32847627252340317, -1.2961421145742448e-09}, {-0.6569525487720966, 1.1330060693134247e-09},
-    {0.686094906181097, -1.4592781598350648e-09}, {-0.6278101913630962, 8.067339787917845e-10},
-    {0.7443796172738075, 1.613467957583569e-09}, {-0.5112407617270947, -4.983543832947761e-10},
-    {0.9775184765458107, -9.967087665895522e-10}, {-0.0449630506336689, 1.7318727652828097e-09},
-    {-0.0899260975420475, -2.615447678962946e-10}, {-0.179852195084095, -5.230895357925892e-10},
-    {-0.35970439016819, -1.0461790715851783e-09}, {-0.7194087840616703, 1.6329321552915574e-09},
-    {0.5611824356019497, -4.594259878787991e-10}, {-0.8776351287961006, -9.188519757575982e-10},
-    {0.24472974240779877, -1.8377039515151963e-09}, {0.48945948109030724, 4.9882395431521274e-11},
-    {0.9789189621806145, 9.976479086304255e-11}, {-0.04216207563877106, 1.995295817260851e-10},
-    {-0.08432415127754211, 3.990591634521702e-10}, {-0.16864830255508423, 7.981183269043404e-10},
-    {-0.33729660511016846, 1.5962366538086808e-09}, {-0.6745932064950466, -5.328169908445525e-10},
-    {0.6508135870099068, -1.065633981689105e-09}, {-0.6983728297054768, 1.594022335083704e-09},
-    {0.6032543443143368, -5.372456282945058e-10},
-    {0.0 / 0.0, 0.0 / 0.0},
-};
-
-/* An angle in half turns: whole + fraction, |fraction| <= 1/2 but for rounding */
+/* An angle as turns: the fraction of turns, |near| <= 1/2, the part that may still hold whole ones,
+ * a correction; the parity of the whole turns taken off is the last bit of `parity` */
 typedef struct {
-    double high, low;
-} GxAngle;
+    double near, middle, far;
+    uint64_t parity;
+} GxTurns;
 
-GX_INLINE GxAngle gx_angle_f32(float x)
+/* |x| * `unit` / pi, for units of 1 and 2. With y = |x| / 2^(21 a), a chosen so that y < 2^44, it is
+ * y times 2^(21 a) / pi less a multiple of 2, held as two floats of 24 bits after one another and
+ * the rest: both products are exact in double, since y has 24 bits, too. The error of the fraction
+ * is 2^-57 of a turn, which leaves 26 good bits of the float nearest to a multiple of pi/2. It is
+ * the reduction of Payne and Hanek 1983, by choice between five windows instead of by a table:
+ * without branch or gather. inf and NaN give NaN. */
+GX_INLINE GxTurns gx_turns_f32(float x, double unit)
 {
-    uint32_t size = gx_bits_f32(x) & 0x7fffffffu, exponent = size >> 23;
-    uint32_t j = exponent > 150 ? exponent - 150 : 0;
-    double y = gx_from_bits_f32(size - (j << 23));
-    GxAngle angle = {y * gx_turns[j][0], y * gx_turns[j][1]};
-    return angle;
+    float size = gx_abs_f32(x), scale = 1, first = 0.318309903f, second = -1.69610459e-08f;
+    double third = 1.46854777018591e-16;
+    bool above = size >= 1.75921860e13f; /* 2^44, 2^65, ... */
+    scale = above ? 4.76837158e-07f : scale;
+    first = above ? 0.214430094f : first;
+    second = above ? 1.52091388e-08f : second;
+    third = above ? -8.540537656840852e-16 : third;
+    above = size >= 3.68934881e19f;
+    scale = above ? 2.27373675e-13f : scale;
+    first = above ? 0.531895876f : first;
+    second = above ? -1.79107928e-09f : second;
+    third = above ? -1.2779267109918958e-15 : third;
+    above = size >= 7.73712525e25f;
+    scale = above ? 1.08420217e-19f : scale;
+    first = above ? 0.496243834f : first;
+    second = above ? -2.68000377e-09f : second;
+    third = above ? -2.7833522030545516e-15 : third;
+    above = size >= 1.62259277e32f;
+    scale = above ? 5.16987883e-26f : scale;
+    first = above ? 0.74437964f : first;
+    second = above ? -2.07382769e-08f : second;
+    third = above ? 3.0403563214944917e-15 : third;
+    double y = (double)(size * scale) * unit, turns = y * (double)first;
+    double whole = turns + GX_ROUND_f64;
+    GxTurns parts = {turns - (whole - GX_ROUND_f64), y * (double)second, y * third,
+                     gx_bits_f64(whole)};
+    return parts;
+}
+
+/* near + middle + far less the nearest whole number plus `offset`; in an order without rounding
+ * where little is left */
+GX_INLINE double gx_fraction_of_turn(GxTurns turns, double offset, uint64_t *parity)
+{
+    double whole = (turns.near + turns.middle - offset) + GX_ROUND_f64;
+    *parity = turns.parity + gx_bits_f64(whole);
+    return ((turns.near - offset - (whole - GX_ROUND_f64)) + turns.middle) + turns.far;
 }
 
 /* sin(pi r) = r q(r^2) for |r| <= 1/2, error 2^-35; the sign from the parity of whole half turns */
-GX_INLINE double gx_sin_turn(double r, uint64_t parity)
+GX_INLINE double gx_sin_half_turn(double r, uint64_t parity)
 {
     double z = r * r, q = -0.007021468877380383;
     q = gx_fma_f64(q, z, 0.08204607795534073);
@@ -643,36 +613,35 @@ GX_INLINE double gx_sin_turn(double r, uint64_t parity)
     return gx_from_bits_f64(gx_bits_f64(r * q) ^ (parity << 63));
 }
 
-GX_INLINE double gx_sin_angle(GxAngle angle)
+GX_INLINE double gx_sin_turns(GxTurns turns)
 {
-    double whole = angle.high + GX_ROUND_f64;
-    double r = (angle.high - (whole - GX_ROUND_f64)) + angle.low;
-    return gx_sin_turn(r, gx_bits_f64(whole));
+    uint64_t parity;
+    double r = gx_fraction_of_turn(turns, 0, &parity);
+    return gx_sin_half_turn(r, parity);
 }
 
 /* cos(pi (k + 1/2 + r)) = -(-1)^k sin(pi r) */
-GX_INLINE double gx_cos_angle(GxAngle angle)
+GX_INLINE double gx_cos_turns(GxTurns turns)
 {
-    double whole = (angle.high - 0.5) + GX_ROUND_f64;
-    double r = ((angle.high - (whole - GX_ROUND_f64)) - 0.5) + angle.low;
-    return gx_sin_turn(r, gx_bits_f64(whole) + 1);
+    uint64_t parity;
+    double r = gx_fraction_of_turn(turns, 0.5, &parity);
+    return gx_sin_half_turn(r, parity + 1);
 }
 
 GX_INLINE float gx_sin_f32(float x)
 {
-    uint32_t sign = gx_bits_f32(x) & 0x80000000u;
-    return gx_from_bits_f32(gx_bits_f32((float)gx_sin_angle(gx_angle_f32(x))) ^ sign);
+    float y = (float)gx_sin_turns(gx_turns_f32(x, 1));
+    return gx_from_bits_f32(gx_bits_f32(y) ^ (gx_bits_f32(x) & 0x80000000u));
 }
 
-GX_INLINE float gx_cos_f32(float x) { return (float)gx_cos_angle(gx_angle_f32(x)); }
+GX_INLINE float gx_cos_f32(float x) { return (float)gx_cos_turns(gx_turns_f32(x, 1)); }
 
 /* sin(pi/2 r) = r a(r^2) and cos(pi/2 r) = b(r^2), quarter turns |r| <= 1/2, errors 2^-37, 2^-34;
  * in odd quarters the tangent is -cos / sin */
 GX_INLINE float gx_tan_f32(float x)
 {
-    GxAngle angle = gx_angle_f32(x);
-    double whole = 2 * angle.high + GX_ROUND_f64;
-    double r = (2 * angle.high - (whole - GX_ROUND_f64)) + 2 * angle.low, z = r * r;
+    uint64_t parity;
+    double r = gx_fraction_of_turn(gx_turns_f32(x, 2), 0, &parity), z = r * r;
     double a = 0.00015819058809391607, b = 0.0009033308222143127;
     a = gx_fma_f64(a, z, -0.004681258648488967);
     b = gx_fma_f64(b, z, -0.020859921600877213);
@@ -682,7 +651,7 @@ GX_INLINE float gx_tan_f32(float x)
     b = gx_fma_f64(b, z, -1.2337005394776812);
     a = r * gx_fma_f64(a, z, 1.5707963267876777);
     b = gx_fma_f64(b, z, 0.9999999999433559);
-    bool odd = gx_bits_f64(whole) & 1;
+    bool odd = parity & 1;
     float y = (float)((odd ? -b : a) / (odd ? a : b));
     return gx_from_bits_f32(gx_bits_f32(y) ^ (gx_bits_f32(x) & 0x80000000u));
 }
