@@ -316,8 +316,15 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
     /* k from k + bias, by bits: processors convert 64-bit integers slowly */                      \
     GX_INLINE T gx_unbiased_##t(U exponent)                                                        \
     {                                                                                              \
-        const T unit = GX_LIFT_##t / 2;                                                            \
-        return gx_from_bits_##t(exponent | gx_bits_##t(unit)) - (unit + GX_BIAS_##t);              \
+        const T round = GX_ROUND_##t;                                                              \
+        return gx_from_bits_##t(exponent + gx_bits_##t(round)) - (round + GX_BIAS_##t);            \
+    }                                                                                              \
+    /* By how many powers of two to lift x, so that it is not denormal; then x lifted. Arithmetic, \
+     * where a choice would make compilers compute all that follows twice */                       \
+    GX_INLINE U gx_lift_##t(T x) { return -(U)(x < GX_NORMAL_##t) & (GX_FRACTION_##t + 1); }       \
+    GX_INLINE T gx_lifted_##t(T x, U lift)                                                         \
+    {                                                                                              \
+        return x * gx_from_bits_##t(GX_ONE_##t + (lift << GX_FRACTION_##t));                       \
     }                                                                                              \
     GX_INLINE T gx_mantissa_##t(T x, U exponent)                                                   \
     {                                                                                              \
@@ -326,17 +333,17 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
     /* a logarithm y put right where x is none of the positive numbers */                          \
     GX_INLINE T gx_log_domain_##t(T x, T y)                                                        \
     {                                                                                              \
-        y = x < gx_infinity_##t() ? y : x; /* inf and NaN */                                       \
-        y = x < 0 ? gx_nan_##t() : y;                                                              \
-        return x == 0 ? -gx_infinity_##t() : y;                                                    \
+        T special = x < 0 ? gx_nan_##t() : x; /* inf and NaN are their own logarithms */           \
+        special = x == 0 ? -gx_infinity_##t() : special;                                           \
+        return ((x > 0) & (x < gx_infinity_##t())) ? y : special;                                  \
     }                                                                                              \
     GX_INLINE T gx_log_##t(T x)                                                                    \
     {                                                                                              \
-        bool small = x < GX_NORMAL_##t;                                                            \
-        T lifted = x * (small ? GX_LIFT_##t : 1);                                                  \
-        U exponent = gx_exponent_##t(lifted);                                                      \
-        T k = gx_unbiased_##t(exponent) - (small ? GX_FRACTION_##t + 1 : 0);                       \
-        T y = gx_log1p_series_##t(gx_mantissa_##t(lifted, exponent) - 1);                          \
+        U lift = gx_lift_##t(x), exponent;                                                         \
+        x = gx_lifted_##t(x, lift);                                                                \
+        exponent = gx_exponent_##t(x);                                                             \
+        T k = gx_unbiased_##t(exponent - lift);                                                    \
+        T y = gx_log1p_series_##t(gx_mantissa_##t(x, exponent) - 1);                               \
         return gx_log_domain_##t(x, gx_add_ln2_##t(k, y));                                         \
     }                                                                                              \
     /* k from 1 + x rounded, but f = (1 + x) / 2^k - 1 = x s + (s - 1) from x itself, s = 2^-k.    \
@@ -350,13 +357,15 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
         y = gx_log_domain_##t(1 + x, gx_add_ln2_##t(gx_unbiased_##t(exponent), y));                \
         return gx_abs_##t(x) < 1 / GX_LIFT_##t ? x : y; /* keeps -0 and denormals */               \
     }                                                                                              \
-    /* max(x, 0) + ln(1 + e), e = e^-|x| <= 1: above 1/3, 1 + e is 2 (1 + (e - 1) / 2) */          \
+    /* max(x, 0) + ln(1 + e), e = e^-|x| <= 1: k = 1 where e is above 1/3, else 0, and as in log1p \
+     * f = e s + (s - 1), s = 2^-k. NaN comes through e. */                                        \
     GX_INLINE T gx_softplus_##t(T x)                                                               \
     {                                                                                              \
         T e = gx_exp_##t(-gx_abs_##t(x));                                                          \
-        bool large = 3 * e > 1;                                                                    \
-        T y = gx_log1p_series_##t(large ? (T)0.5 * e - (T)0.5 : e);                                \
-        return gx_maximum_##t(x, 0) + (large ? y + GX_LN2_##t : y);                                \
+        U halved = -(U)(3 * e > 1) & ((U)1 << GX_FRACTION_##t);                                    \
+        T s = gx_from_bits_##t(GX_ONE_##t - halved);                                               \
+        T y = gx_log1p_series_##t(gx_fma_##t(e, s, s - 1));                                        \
+        return (x > 0 ? x : 0) + gx_add_ln2_##t(2 - 2 * s, y);                                     \
     }
 
 GX_EXPONENTIAL(f32, float, uint32_t)
@@ -382,11 +391,11 @@ GX_INLINE float gx_exp2_f32(float x)
 /* k + log2(1 + f), log2(1 + f) = f q(f) for |f| <= 1/3, error 2^-25 of the result */
 GX_INLINE float gx_log2_f32(float x)
 {
-    bool small = x < GX_NORMAL_f32;
-    float lifted = x * (small ? GX_LIFT_f32 : 1);
-    uint32_t exponent = gx_exponent_f32(lifted);
-    float k = gx_unbiased_f32(exponent) - (small ? GX_FRACTION_f32 + 1 : 0);
-    float f = gx_mantissa_f32(lifted, exponent) - 1, q = 0.202787653f;
+    uint32_t lift = gx_lift_f32(x), exponent;
+    x = gx_lifted_f32(x, lift);
+    exponent = gx_exponent_f32(x);
+    float k = gx_unbiased_f32(exponent - lift);
+    float f = gx_mantissa_f32(x, exponent) - 1, q = 0.202787653f;
     q = gx_fma_f32(q, f, -0.222221628f);
     q = gx_fma_f32(q, f, 0.201798931f);
     q = gx_fma_f32(q, f, -0.23678644f);
@@ -555,7 +564,7 @@ typedef struct {
     uint64_t parity;
 } GxTurns;
 
-/* |x| * `unit` / pi, for units of 1 and 2. With y = |x| / 2^(21 a), a chosen so that y < 2^44, it is
+/* |x| unit / pi, for units of 1 and 2. With y = |x| / 2^(21 a), a chosen so that y < 2^44, it is
  * y times 2^(21 a) / pi less a multiple of 2, held as two floats of 24 bits after one another and
  * the rest: both products are exact in double, since y has 24 bits, too. The error of the fraction
  * is 2^-57 of a turn, which leaves 26 good bits of the float nearest to a multiple of pi/2. It is
