@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from scipy import special
 
 from graphc.ir.op import OPS
 from graphc.ops.composite import SELU_ALPHA, SELU_SCALE
-from graphc.resources import folder
+from graphc.resources import checkout, folder
 
 Array = Any
 Function = tuple[str, Callable[..., Array]]
@@ -123,7 +122,7 @@ class _Exact:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The largest error of one function; `at`: the operands there; `specials`: as NumPy has them"""
+    """The largest error of one function, at which operands; whether specials are as in NumPy."""
 
     name: str
     dtype: str
@@ -275,7 +274,9 @@ def measure(
     return rows
 
 
-def _exact_errors(name: str, got: Array, operands: Sequence[Array], wide: Array, m: _Exact) -> Array:
+def _exact_errors(
+    name: str, got: Array, operands: Sequence[Array], wide: Array, m: _Exact
+) -> Array:
     """Of float64 results; where the exact value is not finite, only whether it is the same."""
     ulp = np.where((got == wide) | (np.isnan(got) & np.isnan(wide)), 0.0, np.inf)
     for i in np.flatnonzero(np.isfinite(got) & np.isfinite(wide)):
@@ -285,33 +286,36 @@ def _exact_errors(name: str, got: Array, operands: Sequence[Array], wide: Array,
 
 # -- the table
 
+ABOUT = """\
+# Accuracy of the scalar functions
+
+Written by `python -m bench.accuracy`: the largest error found of each op, in units of the last
+place of its dtype against the exact value (0.5 is a correctly rounded result), and the argument
+there. float32: every 997th of all bit patterns and 1000 around each special point, against float64
+and, the worst, mpmath. float64: random bit patterns and values, against mpmath. Specials: NaN, inf,
+signed zeros and denormals come out as NumPy has them.
+
+Compiled by {0} on {1}. In float64 the ops marked * call the C library.
+Composites ({2}) have
+no C expression of their own: they are measured through a backend that runs them, by
+`measure([(name, function)], dtype)`.
+
+"""
+
 
 def report(rows: Iterable[Row], path: Path) -> None:
     """Write the table."""
+    text = ABOUT.format(_compiler(), platform.machine(), ", ".join(COMPOSITES))
     lines = [
-        "# Accuracy of the scalar functions",
-        "",
-        "Written by `python -m bench.accuracy`: the largest error found of each op, in units of the",
-        "last place of its dtype against the exact value (0.5 is a correctly rounded result), and the",
-        "argument there. float32: every 997th of all bit patterns and 1000 around each special point,",
-        "against float64 and, the worst, mpmath. float64: random bit patterns and values, against",
-        "mpmath. Specials: NaN, inf, signed zeros and denormals come out as NumPy has them.",
-        "",
-        f"Compiled by {_compiler()} on {platform.machine()}. In float64 the ops marked * call the C",
-        "library. Composites (" + ", ".join(COMPOSITES) + ") have no C",
-        "expression of their own: they are measured through a backend that runs them, by",
-        "`measure([(name, function)], dtype)`.",
-        "",
+        *text.splitlines(),
         "| op | dtype | ulp | at | points | specials |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "|" + " --- |" * 6,
     ]
     for r in rows:
         at = ", ".join(f"{x:.9g}" if r.dtype == "float32" else repr(x) for x in r.at)
         star = " *" if r.dtype == "float64" and r.name in LIBRARY else ""
         right = "yes" if r.specials else "NO"
-        lines.append(
-            f"| {r.name}{star} | {r.dtype} | {r.ulp:.2f} | {at} | {r.points} | {right} |"
-        )
+        lines.append(f"| {r.name}{star} | {r.dtype} | {r.ulp:.2f} | {at} | {r.points} | {right} |")
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -323,13 +327,13 @@ def _compiler() -> str:
     return shown.stdout.splitlines()[0]
 
 
-def main(path: str = "docs/accuracy.md") -> None:
+def main() -> None:
     """Measure both dtypes and write the table."""
     rows = [r for t in (np.float32, np.float64) for r in measure(compiled(REFERENCES, t), t)]
-    report(rows, Path(path))
+    report(rows, (checkout() or Path()) / "docs" / "accuracy.md")
     for r in rows:
         print(f"{r.name:12s} {r.dtype} {r.ulp:9.3f}  {r.at}  {'' if r.specials else 'SPECIALS'}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

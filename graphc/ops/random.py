@@ -54,20 +54,39 @@ def _draw(op: Any, shape: Any, dtype: Any, **parameters: Any) -> Node:
     )
 
 
-@declare(Kind.RANDOM, "u ~ U[0, 1)", infer=_drawn, eval=_uniform, cost=16.0)
+@declare(
+    Kind.RANDOM,
+    "u ~ U[0, 1)",
+    infer=_drawn,
+    eval=_uniform,
+    c="gx_draw_uniform_{r}({0}, {1}, {2}, {3})",
+    cost=16.0,
+)
 def uniform(shape: Any, dtype: Any = "float32") -> Node:
     """A draw from [0, 1): 24 random bits in float32, 32 in float64."""
     return _draw(uniform, shape, dtype)
 
 
-@declare(Kind.RANDOM, "z ~ N(0, 1)", infer=_drawn, eval=_normal, cost=32.0)
+@declare(
+    Kind.RANDOM,
+    "z ~ N(0, 1)",
+    infer=_drawn,
+    eval=_normal,
+    c="gx_draw_normal_{r}({0}, {1}, {2}, {3})",
+    cost=32.0,
+)
 def normal(shape: Any, dtype: Any = "float32") -> Node:
     """A draw from the standard normal distribution, by Box and Muller."""
     return _draw(normal, shape, dtype)
 
 
 @declare(
-    Kind.RANDOM, "b ~ (u < round(p 2^24)), u of 24 bits", infer=_drawn, eval=_bernoulli, cost=12.0
+    Kind.RANDOM,
+    "b ~ (u < round(p 2^24)), u of 24 bits",
+    infer=_drawn,
+    eval=_bernoulli,
+    c="gx_draw_bernoulli_{r}({0}, {1}, {2}, {3}, {threshold})",
+    cost=12.0,
 )
 def bernoulli(shape: Any, p: float) -> Node:
     """Bools that are True with probability `p`, compared as integers: exact on every backend.
