@@ -295,9 +295,10 @@ there. float32: every 997th of all bit patterns and 1000 around each special poi
 and, the worst, mpmath. float64: random bit patterns and values, against mpmath. Specials: NaN, inf,
 signed zeros and denormals come out as NumPy has them.
 
-Compiled by {0} on {1}. In float64 the ops marked * call the C library.
-Composites ({2}) have
-no C expression of their own: they are measured through a backend that runs them, by
+Compiled by {0} on {1}.
+In float64 the ops marked * call the C library, whose errors they have. Composites
+({2})
+have no C expression of their own: they are measured through a backend that runs them, by
 `measure([(name, function)], dtype)`.
 
 """
