@@ -106,7 +106,7 @@ GX_INLINE void gx_normal_lanes_f64(const uint32_t words[4], double out[4])
     gx_normal_pair_f64(words[2], words[3], out + 2);
 }
 
-/* -- parts of draws: the rest of a group, whole groups in a loop that vectorises, part of a group */
+/* -- parts of draws: the rest of a group, a loop over whole groups that vectorises, a last part */
 
 #define GX_DRAW(name, t, T, PARAMETER, ARGUMENT)                                                   \
     GX_INLINE void gx_part_of_##name##_##t(T *out, int64_t first, int64_t count,                   \

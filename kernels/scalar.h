@@ -21,11 +21,15 @@
 /* -- the two dialects: integers of known width, bit casts, fused multiply-add */
 
 #ifdef __CUDACC__
+#ifdef __CUDACC_RTC__ /* NVRTC has no headers */
 typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 typedef unsigned short uint16_t;
+#else
+#include <stdint.h>
+#endif
 #define GX_INLINE static __device__ __forceinline__
 GX_INLINE uint32_t gx_bits_f32(float x) { return __float_as_uint(x); }
 GX_INLINE uint64_t gx_bits_f64(double x) { return (uint64_t)__double_as_longlong(x); }

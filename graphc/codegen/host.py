@@ -369,9 +369,14 @@ class _Kernel:
         attrs = dict(node.attrs)
         state = f"call->seed[0], call->seed[1], {self.program.draws[attrs['identity']]}u, "
         state += "call->step[0], call->step[1]"
-        extra = "".join(f", {v}" for v in node.op.extra(**attrs)) if node.op.extra else ""
-        name = node.op.c.format(r=suffix(node.dtype), t=suffix(node.dtype))
-        return f"{name}({to}, {first}, {count}, (const uint32_t[5]){{{state}}}{extra});"
+        threshold = f"{round(attrs.get('p', 0.0) * 2.0**24)}u"
+        return (
+            node.op.c.format(
+                to, first, count, f"(const uint32_t[5]){{{state}}}",
+                r=suffix(node.dtype), threshold=threshold,
+            )
+            + ";"
+        )  # fmt: skip
 
     def _flat(self, variables: Sequence[str]) -> str:
         """The number of a point of the space, in row-major order."""

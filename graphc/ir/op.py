@@ -58,6 +58,15 @@ class Op(Generic[P]):
     `c` is formatted with {0}, {1}, ... the operands (names, or in parentheses); {name} an
     attribute; {T} the C type of the first operand and {t} its suffix (f32 f64 i32 i64 b8), as in
     gx_exp_{t}; {R} and {r} the same of the result. `kernels/scalar.h` defines all gx_... helpers.
+
+    `c` of a reduction joins two partial results, {0} and {1}. Of one that gives an index it is the
+    condition that a later value {0} beats the best before it, {1}: the first of equals stays, the
+    first NaN wins. Where a reduction has no `identity`, `start` is the C expression of the value it
+    begins with (at index 0).
+
+    `c` of a random op is the call that fills elements [{1}, {1} + {2}) of the draw, the first of
+    them at address {0}: {3} is the state, five words (`kernels/random.h`). {threshold} is that of
+    a draw with attribute p, round(p 2^24) as an unsigned number.
     """
 
     name: str
@@ -71,9 +80,8 @@ class Op(Generic[P]):
     pieces: Callable[..., tuple[Layout, ...]] | None = None  # of a join: where each input goes
     fill: Callable[..., float | None] | None = None  # of a join: what lies between the pieces
     resolve: Callable[..., Node] | None = None  # (*inputs, training=, **attrs): its form once bound
-    c: str = ""  # C expression of an elementwise op; placeholders below
-    start: str = ""  # C expression that a reduction without `identity` starts from
-    extra: Callable[..., tuple[str, ...]] | None = None  # of a draw: more arguments, in C
+    c: str = ""  # C expression; its placeholders stand above
+    start: str = ""  # of a reduction without identity: the C expression it begins with
     cost: float = 1.0  # time of one element, in multiplies
     commutative: bool = False
     algebra: str = (

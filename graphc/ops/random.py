@@ -67,7 +67,12 @@ def _draw(op: Any, shape: Any, dtype: Any, **parameters: Any) -> Node:
 
 
 @declare(
-    Kind.RANDOM, "u ~ U[0, 1)", infer=_drawn, eval=_uniform, c="gx_draw_uniform_{r}", cost=16.0
+    Kind.RANDOM,
+    "u ~ U[0, 1)",
+    infer=_drawn,
+    eval=_uniform,
+    c="gx_draw_uniform_{r}({0}, {1}, {2}, {3})",
+    cost=16.0,
 )
 def uniform(shape: Any, dtype: Any = "float32") -> Node:
     """A draw from [0, 1): 24 random bits in float32, 32 in float64; in float16 and bfloat16 the
@@ -79,7 +84,14 @@ def uniform(shape: Any, dtype: Any = "float32") -> Node:
     return stored(F.floor(_draw(uniform, shape, FLOAT32) * scale) * (1 / scale), found)
 
 
-@declare(Kind.RANDOM, "z ~ N(0, 1)", infer=_drawn, eval=_normal, c="gx_draw_normal_{r}", cost=32.0)
+@declare(
+    Kind.RANDOM,
+    "z ~ N(0, 1)",
+    infer=_drawn,
+    eval=_normal,
+    c="gx_draw_normal_{r}({0}, {1}, {2}, {3})",
+    cost=32.0,
+)
 def normal(shape: Any, dtype: Any = "float32") -> Node:
     """A draw from the standard normal distribution, by Box and Muller."""
     return _draw(normal, shape, dtype)
@@ -90,8 +102,7 @@ def normal(shape: Any, dtype: Any = "float32") -> Node:
     "b ~ (u < round(p 2^24)), u of 24 bits",
     infer=_drawn,
     eval=_bernoulli,
-    c="gx_draw_bernoulli_b8",
-    extra=lambda p, **_: (f"{round(p * 2.0**24)}u",),
+    c="gx_draw_bernoulli_{r}({0}, {1}, {2}, {3}, {threshold})",
     cost=12.0,
 )
 def bernoulli(shape: Any, p: float) -> Node:

@@ -127,7 +127,8 @@ prod = reduction(
     "prod", "The product along axes. Its gradient is exact at zeros and costs n^2 for n factors.",
     "prod_i x[i]",
     eval=lambda xp, x, axes: xp.prod(x, axis=axes, dtype=x.dtype),
-    vjp={0: _product_of_others}, combine="multiply", identity=1.0, c="{0} * {1}", domain=(-1.5, 1.5),
+    vjp={0: _product_of_others}, combine="multiply", identity=1.0, c="{0} * {1}",
+    domain=(-1.5, 1.5),
 )  # fmt: skip
 
 max = reduction(
@@ -146,22 +147,26 @@ min = reduction(
 
 any = reduction(
     "any", "Whether any element along axes is not 0.", "x[0] or x[1] or ...", mode="bool",
-    eval=lambda xp, x, axes: xp.any(x, axis=axes), combine="logical_or", identity=0.0, c="{0} | {1}",
+    eval=lambda xp, x, axes: xp.any(x, axis=axes), combine="logical_or", identity=0.0,
+    c="{0} | {1}",
 )  # fmt: skip
 
 all = reduction(
     "all", "Whether all elements along axes are not 0.", "x[0] and x[1] and ...", mode="bool",
-    eval=lambda xp, x, axes: xp.all(x, axis=axes), combine="logical_and", identity=1.0, c="{0} & {1}",
+    eval=lambda xp, x, axes: xp.all(x, axis=axes), combine="logical_and", identity=1.0,
+    c="{0} & {1}",
 )  # fmt: skip
 
 argmax = index_reduction(
     "argmax", "The index of the first largest element, or of the first NaN, as int64.",
     "the first i with x[i] = max x",
-    eval=lambda xp, x, axes: xp.argmax(x, axis=axes[0]), c="gx_beats_max_{t}({0}, {1})",
+    eval=lambda xp, x, axes: xp.argmax(x, axis=axes[0]),
+    c="gx_beats_max_{t}({0}, {1})", start="gx_lowest_{t}()",
 )  # fmt: skip
 
 argmin = index_reduction(
     "argmin", "The index of the first smallest element, or of the first NaN, as int64.",
     "the first i with x[i] = min x",
-    eval=lambda xp, x, axes: xp.argmin(x, axis=axes[0]), c="gx_beats_min_{t}({0}, {1})",
+    eval=lambda xp, x, axes: xp.argmin(x, axis=axes[0]),
+    c="gx_beats_min_{t}({0}, {1})", start="gx_highest_{t}()",
 )  # fmt: skip
