@@ -44,6 +44,8 @@ enum {
 typedef GX_T vector __attribute__((vector_size(GX_VECTOR), aligned(sizeof(GX_T)), may_alias));
 enum { LANES = GX_VECTOR / sizeof(GX_T), GROUP = TILES * WIDE * LANES };
 
+_Static_assert(GROUP <= GX_MOST_COLUMNS, "a block is too wide for those who use it");
+
 /* Fused multiply-add is wanted here, and here alone: everywhere else it is written out. */
 #if defined(__clang__)
 #define FUSED __attribute__((noinline))

@@ -19,6 +19,7 @@ typedef void gx_launch(const gx_call *call, int64_t part, int64_t parts);
 
 /* What is to be done with a finished block of a product: rows first_row <= i < last_row, columns
  * first_column <= j < last_column; element (i, j) is values[(i - first_row) * row + (j - first_column)]. */
+enum { GX_MOST_COLUMNS = 256 };
 typedef struct {
     const void *values;
     int64_t row, first_row, last_row, first_column, last_column;
