@@ -12,7 +12,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +79,12 @@ class NativeRunner:
         self.frame = Frame()
         self._fill_frame(printed, objects, options.sizes)
         self._steps = self._table(objects["program"])
-        self._run = objects["runtime"].gx_run
-        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
-                              ctypes.c_void_p)  # fmt: skip
-        self._run.restype = None
-        self._arguments = (
-            ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
+        run = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+        )(ctypes.cast(objects["runtime"].gx_run, ctypes.c_void_p).value or 0)
+        # one foreign call: an interrupt waits for its end
+        self._step = partial(
+            run, ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
             self.threads, None,
         )  # fmt: skip
         self.draws = bool(options.numbers)
@@ -92,17 +92,11 @@ class NativeRunner:
         self.memory.attach(self)
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        memory = self.memory
-        try:
-            memory.enter(inputs)
-            if self.draws:
-                frame = self.frame
-                frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
-                frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
-            self._run(*self._arguments)  # one foreign call: an interrupt waits for its end
-            return memory.collect()
-        finally:
-            memory.leave()
+        if self.draws:
+            frame = self.frame
+            frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
+            frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
+        return self.memory.run(inputs, self._step)
 
     def bind(self, buffer: Buffer, array: np.ndarray) -> None:
         """Note where a buffer lies now."""
