@@ -218,7 +218,7 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
             const int64_t last = gx_least(i + BLOCK_ROWS, bottom);
             multiply_block(product, b, b_row, i, last, width, values);
             const gx_block block = {values, width, i, last, j, end};
-            product->use(call, &block, product->batch);
+            product->use(call, product->at, &block, product->batch);
         }
     }
 }

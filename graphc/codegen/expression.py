@@ -25,61 +25,11 @@ TYPES = {
 }  # fmt: skip
 STORAGE = ("float16", "bfloat16")  # kept as 16 bits, computed with as float
 KEYWORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "bool",
-        "true",
-        "false",
-        "asm",
-        "typeof",
-        "call",
-        "part",
-        "parts",
-        "block",
-        "batch",
-        "values",
-        "state",
-        "main",
-        "near",
-        "far",
-        "and",
-        "or",
-        "not",
-    ]
-)
+    """auto break case char const continue default do double else enum extern float for goto if
+    inline int long register restrict return short signed sizeof static struct switch typedef union
+    unsigned void volatile while bool true false asm typeof and or not near far main
+    call at part parts block batch product stack first last chunk chunks""".split()
+)  # of C, and the names that the printers use themselves
 
 
 def c_type(dtype: DType) -> str:
@@ -107,6 +57,7 @@ class Names:
     """Names that are unique within one function."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.given = {*taken}
         self._taken = {*KEYWORDS, *taken}
 
     def fresh(self, wanted: str) -> str:
@@ -118,6 +69,7 @@ class Names:
         while name in self._taken:
             name, number = f"{base}_{number}", number + 1
         self._taken.add(name)
+        self.given.add(name)
         return name
 
 

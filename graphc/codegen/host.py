@@ -14,6 +14,7 @@ cut never depends on the number of threads, so neither do the results, to the la
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,17 +23,21 @@ from graphc.codegen.host_products import print_product
 from graphc.codegen.host_rows import print_rows
 from graphc.codegen.host_simple import Printed, Share, print_elementwise, print_join
 from graphc.codegen.shape import arrange, estimate
-from graphc.codegen.tables import Tables, value_of
+from graphc.codegen.tables import Slot, Tables, value_of
 from graphc.ir.node import Node
-from graphc.schedule.records import Buffer, Kernel, Program
+from graphc.schedule.records import Kernel, Program
+
+WORD = re.compile(r"[A-Za-z_]\w*")
+COMMENT = re.compile(r"/\*.*?\*/")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A function of the text, the kernel it belongs to, how parts share it, and for how long it
-    keeps one core busy, roughly."""
+    """A function of the text, the buffers it is called with, the kernel it belongs to, how parts
+    share it, and for how long it keeps one core busy, roughly."""
 
     function: str
+    slots: tuple[Slot, ...]
     kernel: int
     share: Share
     seconds: float
@@ -43,10 +48,10 @@ class HostProgram:
     """The text, and all that is needed to call it: what the entries of the frame's tables are."""
 
     text: str
+    functions: tuple[str, ...]  # in the order of the text's gx_launches
     kernel_sources: tuple[str, ...]
     launches: tuple[Launch, ...]
-    buffers: tuple[Buffer, ...]
-    partials: tuple[int, ...]  # bytes of shared scratch buffers, which follow the buffers
+    partials: tuple[int, ...]  # bytes of the shared scratch buffers
     symbols: tuple[str, ...]
     numbers: tuple[float, ...]
     row_nbytes: int  # of scratch, for one part
@@ -56,32 +61,57 @@ class HostProgram:
 def print_program(
     program: Program, draws: Mapping[int, int], fixed: frozenset[Node] | None = None
 ) -> HostProgram:
-    """Print a program. `draws` and `fixed`: see `Tables`."""
+    """Print a program. `draws` and `fixed`: see `Tables`.
+
+    Kernels that differ in their buffers only, as those of repeated layers do, are one function: the
+    compiler's time goes with what is different in a graph, not with its length.
+    """
     tables = Tables(program, draws, fixed)
     launches: list[Launch] = []
     sources: list[str] = []
+    known: dict[str, str] = {}  # the text without names of its own -> the function that does it
+    texts: list[str] = []
     for number, kernel in enumerate(program.kernels):
-        functions: list[str] = []
-        printed = _print(tables, kernel)
         seconds = estimate(kernel)
-        for one in printed:
-            functions += one.functions
-            launches.append(Launch(one.name, number, one.share, seconds * one.share.work))
-        sources.append("\n\n".join(functions))
-    table = ",\n".join(f"    {launch.function}" for launch in launches) or "    NULL"
-    drawing = ["random.h"] if any("gx_draw_" in s for s in sources) else []
+        source: list[str] = []
+        for one in _print(tables, kernel):
+            text = "\n\n".join(one.functions)
+            name = known.setdefault(_nameless(text, one), one.name)
+            if name == one.name:
+                texts.append(text)
+            else:
+                text = f"/* runs as {name}, with other buffers */\n{text}"
+            source.append(text)
+            slots = tuple(one.slots.numbers)
+            launches.append(Launch(name, slots, number, one.share, seconds * one.share.work))
+        sources.append("\n\n".join(source))
+    table = ",\n".join(f"    {name}" for name in known.values()) or "    NULL"
+    drawing = ["random.h"] if any("gx_draw_" in t for t in texts) else []
     parts = [
         "\n".join(f'#include "{name}"' for name in ("program.h", "scalar.h", *drawing)),
         "\n".join(tables.reductions.values()),
-        *sources,
+        *texts,
         f"gx_launch *const gx_launches[] = {{\n{table}\n}};",
     ]
     return HostProgram(
         "\n\n".join(filter(None, parts)) + "\n",
-        tuple(sources), tuple(launches), tuple(tables.buffers), tuple(tables.partials),
+        tuple(known.values()), tuple(sources), tuple(launches), tuple(tables.partials),
         tuple(tables.symbols), tuple(value_of(n) for n in tables.numbers), tables.row_nbytes,
         tables.products,
     )  # fmt: skip
+
+
+def _nameless(text: str, printed: Printed) -> str:
+    """The text with every name that was made up for it replaced by a number, comments left out."""
+    numbers: dict[str, str] = {}
+
+    def replaced(match: re.Match[str]) -> str:
+        word = match.group()
+        if word in printed.slots.names or word.startswith(printed.name):
+            return numbers.setdefault(word, f"${len(numbers)}")
+        return word
+
+    return WORD.sub(replaced, COMMENT.sub("", text))
 
 
 def _print(tables: Tables, kernel: Kernel) -> list[Printed]:

@@ -16,7 +16,7 @@ from graphc.codegen.host_function import SIMD, Function
 from graphc.codegen.host_rows import chunk_loop, outer_variables, partial_places, print_joining
 from graphc.codegen.host_simple import Printed, Share, share_of
 from graphc.codegen.shape import DEAR, chunk_count, is_chunked, is_symbolic, operands
-from graphc.codegen.tables import Tables, start_of
+from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.schedule.records import Kernel, Level
 
 WIDE = 512  # columns that are accumulated at a time
@@ -26,7 +26,8 @@ def print_columns(
     tables: Tables, kernel: Kernel, lead: Sequence[int], inner: Sequence[int], lane: int
 ) -> list[Printed]:
     """`lane` is the loop over columns; the loops `lead` stand around everything."""
-    function = Function(tables, kernel)
+    slots = Slots()
+    function = Function(tables, kernel, slots)
     columns = _Columns(function, lane)
     chunked = not lead and is_chunked(kernel, inner)
     before = columns.kept()
@@ -41,7 +42,7 @@ def print_columns(
         text = function.text(name, chunk_loop(kernel, inner, body), function.comment())
         share = Share(chunk_count(kernel.space[inner[0]], kernel.size))
         joining = print_joining(tables, kernel, inner, lane, places)
-        return [Printed(name, (text,), share), joining]
+        return [Printed(name, (text,), share, slots), joining]
     if lead:
         shared = function.shared(lead)
         body = function.nest(lead, function.blocks(lane, WIDE, "0", extent, block), shared)
@@ -49,7 +50,7 @@ def print_columns(
         shared = lane
         body = [*function.bounds(lane), *function.blocks(lane, WIDE, "first", "last", block)]
     text = function.text(kernel.name, body, function.comment())
-    return [Printed(kernel.name, (text,), share_of(function, shared))]
+    return [Printed(kernel.name, (text,), share_of(function, shared), slots)]
 
 
 class _Columns:

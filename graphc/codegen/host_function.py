@@ -17,7 +17,7 @@ from graphc.codegen.expression import (
     suffix,
 )
 from graphc.codegen.shape import is_symbolic, needed
-from graphc.codegen.tables import Tables
+from graphc.codegen.tables import Slot, Slots, Tables
 from graphc.ir.dim import origin
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node
@@ -30,7 +30,7 @@ FIRST_AXIS = 16  # extent from which the outermost loop is the one that parts sh
 ROW_UNIT = 8  # rows of a part come in multiples of this, as those of a product do
 FLAT_UNIT = 64  # elements of an innermost loop: whole cache lines
 STACK = 1 << 14  # bytes of arrays that a function may have on the stack
-PART = "const gx_call *call, int64_t part, int64_t parts"
+PART = "const gx_call *call, char *const *at, int64_t part, int64_t parts"
 SIMD = "#pragma omp simd"
 
 
@@ -40,8 +40,8 @@ class Function:
     `loops`: the names of the loop variables, one for each loop of the kernel's space.
     """
 
-    def __init__(self, tables: Tables, kernel: Kernel, loops: str = "") -> None:
-        self.tables, self.kernel = tables, kernel
+    def __init__(self, tables: Tables, kernel: Kernel, slots: Slots, loops: str = "") -> None:
+        self.tables, self.kernel, self.slots = tables, kernel, slots
         self.loops = loops or LOOPS[: len(kernel.space)]
         self.names = Names([*self.loops, *(f"{v}{n}" for v in self.loops for n in "01")])
         values = [
@@ -65,7 +65,7 @@ class Function:
             wanted = wanted or buffer.op.name if isinstance(buffer, Node) else wanted
             name = self.names.fresh(f"to_{wanted}" if written else wanted)
             kind = f"{'' if written else 'const '}{c_type(buffer.dtype)} *"
-            self._declare_pointer(name, kind, self.tables.buffers[buffer])
+            self._declare_pointer(name, kind, buffer)
             self._pointers[key] = name
         return self._pointers[key]
 
@@ -75,8 +75,8 @@ class Function:
         self._declare_pointer(name, f"{c_type(self.dtype(number))} *", place)
         return name
 
-    def _declare_pointer(self, name: str, kind: str, place: int) -> None:
-        self._declared.append(f"{kind}const {name} = ({kind})call->buffers[{place}];")
+    def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
+        self._declared.append(f"{kind}const {name} = ({kind})at[{self.slots.number(slot)}];")
 
     def element(self, access: Access, variables: Sequence[str], written: bool = False) -> str:
         """An element of a buffer."""
@@ -201,6 +201,7 @@ class Function:
         sizes = [
             f"const int64_t {size_name(s)} = call->sizes[{self.tables.symbols[s]}];" for s in used
         ]
+        self.slots.names |= self.names.given
         words = set(re.findall(r"\w+", "\n".join([*sizes, joined])))
         parameters = re.findall(r"(\w+)(?:,|$)", signature)
         ignored = [f"(void){p};" for p in parameters if p not in words]

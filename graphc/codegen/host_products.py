@@ -10,10 +10,10 @@ from graphc.codegen.expression import Scope, c_type, index, size_text, suffix
 from graphc.codegen.host_function import ROW_UNIT, SIMD, Function, plain
 from graphc.codegen.host_simple import Printed, Share
 from graphc.codegen.shape import is_symbolic, spread
-from graphc.codegen.tables import Tables
+from graphc.codegen.tables import Slots, Tables
 from graphc.schedule.records import Access, Contraction, Kernel
 
-USE = "const gx_call *call, const gx_block *block, const int64_t *batch"
+USE = "const gx_call *call, char *const *at, const gx_block *block, const int64_t *batch"
 MOST_COLUMNS = 256  # of a block: GX_MOST_COLUMNS of kernels/program.h
 STACK_FROM = 8  # products of a stack from which parts share the stack, not each product
 
@@ -26,14 +26,15 @@ def print_product(tables: Tables, kernel: Kernel) -> Printed:
     element = suffix(kernel.statements[0].node.dtype)
     depth = max(tables.products.get(element, 0), int(kernel.contraction.k))
     tables.products[element] = depth
-    epilogue = _print_use(tables, wide, use)
-    text, share = _print_call(tables, wide, use, element)
-    return Printed(kernel.name, (epilogue, text), share)
+    slots = Slots()
+    epilogue = _print_use(tables, wide, slots, use)
+    text, share = _print_call(tables, wide, slots, use, element)
+    return Printed(kernel.name, (epilogue, text), share, slots)
 
 
-def _print_use(tables: Tables, kernel: Kernel, name: str) -> str:
+def _print_use(tables: Tables, kernel: Kernel, slots: Slots, name: str) -> str:
     """What is done with a block: the statements of the epilogue at each of its elements."""
-    function = Function(tables, kernel)
+    function = Function(tables, kernel, slots)
     *batch, i, j = function.loops
     values, kind = function.names.fresh("values"), c_type(function.dtype(0))
     rows, columns = len(batch), len(batch) + 1
@@ -61,10 +62,12 @@ def _print_use(tables: Tables, kernel: Kernel, name: str) -> str:
     return function.text(name, lines, function.comment(), USE)
 
 
-def _print_call(tables: Tables, kernel: Kernel, use: str, element: str) -> tuple[str, Share]:
+def _print_call(
+    tables: Tables, kernel: Kernel, slots: Slots, use: str, element: str
+) -> tuple[str, Share]:
     c = kernel.contraction
     assert c is not None
-    function = Function(tables, kernel)
+    function = Function(tables, kernel, slots)
     batch = function.loops[: len(c.batch)]
     stacked = prod(c.batch, start=1)
     by_stack = bool(c.batch) and (is_symbolic(stacked) or stacked >= STACK_FROM)
@@ -76,7 +79,7 @@ def _print_call(tables: Tables, kernel: Kernel, use: str, element: str) -> tuple
         f".a = {a},",
         f".b = {b},",
         f".m = {m}, .n = {n}, .k = {k}, .by_columns = {n} >= 2 * {m},",
-        f".batch = {'batch' if batch else 'NULL'}, .use = {use},",
+        f".use = {use}, .at = at, .batch = {'batch' if batch else 'NULL'},",
         "};",
         f"call->multiply_{element}(call, &product, call->scratch + part * call->scratch_nbytes, "
         f"{'0, 1' if by_stack else 'part, parts'});",

@@ -28,7 +28,7 @@ from graphc.codegen.shape import (
     kept_values,
     searches,
 )
-from graphc.codegen.tables import Tables, start_of
+from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.op import Kind
 from graphc.schedule.records import Access, Kernel, Level, Store
@@ -43,7 +43,8 @@ def print_rows(
     """Rows, or one reduction of everything, which is cut into chunks if it is long."""
     if not lead and is_chunked(kernel, inner):
         return _print_chunks(tables, kernel, inner)
-    function = Function(tables, kernel)
+    slots = Slots()
+    function = Function(tables, kernel, slots)
     shared = function.shared(lead) if lead else None
     rows = Rows(function, inner)
     for number in draws(kernel):
@@ -53,7 +54,7 @@ def print_rows(
     rows.store_results()
     body = function.nest(lead, rows.outer.lines, shared)
     text = function.text(kernel.name, body, function.comment())
-    return [Printed(kernel.name, (text,), share_of(function, shared))]
+    return [Printed(kernel.name, (text,), share_of(function, shared), slots)]
 
 
 class Rows:
@@ -225,7 +226,8 @@ def join_into(function: Function, number: int, part: str) -> str:
 
 def _print_chunks(tables: Tables, kernel: Kernel, inner: Sequence[int]) -> list[Printed]:
     """A long reduction to one value: each chunk gives a partial result, then they are joined."""
-    function = Function(tables, kernel)
+    slots = Slots()
+    function = Function(tables, kernel, slots)
     rows = Rows(function, inner)
     reductions = [i for i, s in enumerate(kernel.statements) if s.is_reduction]
     stores = [s for s in kernel.stores if kernel.statements[s.value].level is Level.FULL]
@@ -238,7 +240,10 @@ def _print_chunks(tables: Tables, kernel: Kernel, inner: Sequence[int]) -> list[
     body = chunk_loop(kernel, inner, rows.outer.lines)
     text = function.text(name, body, function.comment())
     share = Share(chunk_count(kernel.space[inner[0]], kernel.size))
-    return [Printed(name, (text,), share), print_joining(tables, kernel, inner, None, places)]
+    return [
+        Printed(name, (text,), share, slots),
+        print_joining(tables, kernel, inner, None, places),
+    ]
 
 
 def partial_places(tables: Tables, kernel: Kernel, lanes: int) -> dict[int, int]:
@@ -274,7 +279,8 @@ def print_joining(
     places: dict[int, int],
 ) -> Printed:  # fmt: skip
     """Join the chunks' results in order, and compute what follows from them."""
-    function = Function(tables, kernel)
+    slots = Slots()
+    function = Function(tables, kernel, slots)
     scope = Scope(function.context, outer_variables(function), [])
     for i, place in places.items():
         name, parts = function.context.names[i], function.partial(i, place)
@@ -295,4 +301,4 @@ def print_joining(
     body = scope.lines if lane is None else [function.loop(lane), *scope.lines, "}"]
     comment = f"joins what {kernel.name}_chunks gives, in order"
     text = function.text(kernel.name, [_chunks(kernel, inner), *body], comment)
-    return Printed(kernel.name, (text,), Share(work=0.0))
+    return Printed(kernel.name, (text,), Share(work=0.0), slots)

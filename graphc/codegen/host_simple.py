@@ -11,7 +11,7 @@ import numpy as np
 from graphc.codegen.expression import Scope, index, literal, size_text
 from graphc.codegen.host_function import FLAT_UNIT, LOOPS, SIMD, Function, plain
 from graphc.codegen.shape import draws, needed
-from graphc.codegen.tables import Tables, stored
+from graphc.codegen.tables import Slots, Tables, stored
 from graphc.schedule.records import Kernel, Piece
 
 RUN = 1024  # random numbers drawn at a time
@@ -34,11 +34,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Printed:
-    """A launch: the name of its function, the text with all that it calls, how it is shared."""
+    """A launch: its functions, the last of which is called `name`, how parts share it, and the
+    buffers that its text numbers."""
 
     name: str
     functions: tuple[str, ...]
     share: Share
+    slots: Slots
 
 
 def share_of(function: Function, loop: int | None) -> Share:
@@ -50,14 +52,15 @@ def share_of(function: Function, loop: int | None) -> Share:
 
 def print_elementwise(tables: Tables, kernel: Kernel) -> Printed:
     """Loops over the space, the innermost one vectorised."""
-    function = Function(tables, kernel)
+    slots = Slots()
+    function = Function(tables, kernel, slots)
     space = kernel.space
     shared = function.shared(range(len(space))) if space else None
     roots = [s.value for s in kernel.stores]
     random = needed(kernel, roots) & set(draws(kernel))
     lines = _loops(function, roots, shared, bool(random)) if space else _one(function, random)
     text = function.text(kernel.name, lines, function.comment())
-    return Printed(kernel.name, (text,), share_of(function, shared))
+    return Printed(kernel.name, (text,), share_of(function, shared), slots)
 
 
 def _one(function: Function, random: Iterable[int]) -> list[str]:
@@ -102,16 +105,18 @@ def _loops(function: Function, roots: Iterable[int], shared: int | None, random:
 def print_join(tables: Tables, kernel: Kernel) -> list[Printed]:
     """A copy for each piece, after what lies between them is filled."""
     launches = [] if kernel.fill is None else [_print_fill(tables, kernel)]
-    function = Function(tables, kernel, LOOPS)
+    slots = Slots()
+    function = Function(tables, kernel, slots, LOOPS)
     lines = [line for piece in kernel.pieces for line in _copy(function, piece)]
     comment = f"join into {' x '.join(map(plain, kernel.space)) or 'one element'}"
     text = function.text(kernel.name, lines, comment)
     extent = max(p.shape[0] if p.shape else 1 for p in kernel.pieces)
-    return [*launches, Printed(kernel.name, (text,), Share(extent))]
+    return [*launches, Printed(kernel.name, (text,), Share(extent), slots)]
 
 
 def _print_fill(tables: Tables, kernel: Kernel) -> Printed:
-    function = Function(tables, kernel, LOOPS)
+    slots = Slots()
+    function = Function(tables, kernel, slots, LOOPS)
     out = kernel.pieces[0].target.base
     total = prod(kernel.space, start=1)
     value = literal(stored(np.asarray(kernel.fill, out.dtype)), out.dtype)
@@ -124,7 +129,7 @@ def _print_fill(tables: Tables, kernel: Kernel) -> Printed:
         "}",
     ]
     text = function.text(name, lines, f"what lies between the pieces of {kernel.name}")
-    return Printed(name, (text,), Share(total, FLAT_UNIT, work=0.5))
+    return Printed(name, (text,), Share(total, FLAT_UNIT, work=0.5), slots)
 
 
 def _copy(function: Function, piece: Piece) -> list[str]:

@@ -1,6 +1,6 @@
 """What a program's text refers to by number: buffers, symbolic sizes, and constants made of sizes.
 
-A dialect prints `call->buffers[3]`; these tables say which buffer that is.
+A dialect prints `at[3]` or `call->sizes[0]`; these tables say what that is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,22 @@ from graphc.ir.dim import origin
 from graphc.ir.node import Node
 from graphc.schedule.records import Buffer, Kernel, Program
 
+Slot = Buffer | int
+"""What an entry of a launch's `at` is the address of: a buffer, or a shared scratch buffer by
+number."""
+
+
+@dataclass
+class Slots:
+    """The entries of one launch's `at`, and the names that its functions have made up."""
+
+    numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
+    names: set[str] = field(default_factory=set[str])
+
+    def number(self, slot: Slot) -> int:
+        """The place of a buffer in `at`."""
+        return self.numbers.setdefault(slot, len(self.numbers))
+
 
 @dataclass
 class Tables:
@@ -29,7 +45,6 @@ class Tables:
     draws: Mapping[int, int]
     fixed: frozenset[Node] | None
     names: Mapping[Node, str] = field(default_factory=dict[Node, str])
-    buffers: dict[Buffer, int] = field(default_factory=dict[Buffer, int])
     partials: list[int] = field(default_factory=list[int])  # bytes of shared scratch buffers
     symbols: dict[str, int] = field(default_factory=dict[str, int])
     numbers: dict[Node, int] = field(default_factory=dict[Node, int])
@@ -39,16 +54,13 @@ class Tables:
 
     def __post_init__(self) -> None:
         self.names = self.program.schedule.graph.names
-        for kernel in self.program.kernels:
-            for access in (*kernel.reads, *kernel.writes):
-                self.buffers.setdefault(access.base, len(self.buffers))
         found = {s for kernel in self.program.kernels for s in _symbols(kernel)}
         self.symbols = {symbol: i for i, symbol in enumerate(sorted(found))}
 
     def partial(self, nbytes: int) -> int:
         """The number of a new scratch buffer that all parts of a launch share."""
         self.partials.append(nbytes)
-        return len(self.buffers) + len(self.partials) - 1
+        return len(self.partials) - 1
 
     def number(self, node: Node) -> str:
         """A constant of one element: as it is, or as an argument where it may depend on sizes."""
