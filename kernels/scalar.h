@@ -351,12 +351,14 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
     {                                                                                              \
         return gx_from_bits_##t(gx_bits_##t(x) - (exponent << GX_FRACTION_##t) + GX_ONE_##t);      \
     }                                                                                              \
-    /* a logarithm y put right where x is none of the positive numbers */                          \
+    /* A logarithm y put right where x is none of the positive numbers; by a mask, where two       \
+     * conditions joined would keep compilers from vectorising what calls it */                    \
     GX_INLINE T gx_log_domain_##t(T x, T y)                                                        \
     {                                                                                              \
         T special = x < 0 ? gx_nan_##t() : x; /* inf and NaN are their own logarithms */           \
         special = x == 0 ? -gx_infinity_##t() : special;                                           \
-        return ((x > 0) & (x < gx_infinity_##t())) ? y : special;                                  \
+        U regular = -((U)(x > 0) & (U)(x < gx_infinity_##t()));                                    \
+        return gx_from_bits_##t((gx_bits_##t(y) & regular) | (gx_bits_##t(special) & ~regular));   \
     }                                                                                              \
     GX_INLINE T gx_log_##t(T x)                                                                    \
     {                                                                                              \
@@ -540,14 +542,15 @@ GX_INLINE float gx_erfc_f32(float x)
 GX_INLINE float gx_power_f32(float x, float y)
 {
     float size = gx_abs_f32(x), infinity = gx_infinity_f32();
-    float extreme = size < infinity ? 0 : size; /* the logarithm of inf and NaN */
-    extreme = size == 0 ? -infinity : extreme;
-    double t = (gx_log2_wide(size) + extreme) * y;
+    /* by masks here and below, where compilers would turn choices into branches */
+    uint32_t extreme = gx_bits_f32(size) & -(uint32_t)!(size < infinity); /* inf and NaN */
+    extreme |= gx_bits_f32(-infinity) & -(uint32_t)(size == 0);
+    double t = (gx_log2_wide(size) + gx_from_bits_f32(extreme)) * y;
     t = t > 200 ? 200 : t;
     t = t < -200 ? -200 : t;
     float result = (float)gx_exp2_wide(t);
     /* Whole numbers and their parity: below 2^23 rounded by an addition; from there on every float
-     * is whole, from 2^24 on even. All by masks, where compilers would branch for choices. */
+     * is whole, from 2^24 on even. */
     float n = gx_abs_f32(y), rounded = n + 8388608.0f;
     uint32_t below = n < 8388608.0f, between = (uint32_t)(n < 16777216.0f) & ~below;
     uint32_t whole = (uint32_t)(n >= 8388608.0f) | (uint32_t)(rounded - 8388608.0f == n);
