@@ -9,9 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from programs import training_step
+from programs import EACH, training_step
 
 import graphc as gx
+from graphc import backends
 from graphc.backends import numpy_kernel, numpy_text
 from graphc.errors import CompileError, DTypeError, InputError
 from graphc.evaluate import evaluate
@@ -53,8 +54,8 @@ def same(have: np.ndarray, want: np.ndarray, what: str = "") -> None:
 
 
 def run(nodes: Any, arrays: dict[str, np.ndarray], **options: Any) -> Any:
-    """Results, checked stage by stage."""
-    return gx.compile(nodes, backend="numpy", **options)(arrays)
+    """Results of one call."""
+    return gx.compile(nodes, **options)(arrays)
 
 
 # -- every op
@@ -88,7 +89,7 @@ def against_float32(op: Op[...], arrays: list[np.ndarray]) -> None:
     with np.errstate(all="ignore"):
         value = op.eval(np, *[wide(a) for a in arrays])  # type: ignore[misc]
     want = rounded(value, node.dtype)
-    same(run(node, given), want, op.name)
+    same(run(node, given, backend="numpy"), want, op.name)
     same(evaluate([node], dict(zip(inputs, arrays, strict=True)))[0], want, op.name)
 
 
@@ -113,12 +114,16 @@ def test_reductions_are_float32_rounded(op: Op[...], axis: int, dtype: Any) -> N
     x = gx.input("x", array.shape, dtype)
     node = op(x, axis=axis)
     if node.dtype == np.dtype(bool):  # any, all: of x != 0
-        same(run(node, {"x": array}), getattr(np, op.name)(wide(array) != 0, axis=axis))
+        same(
+            run(node, {"x": array}, backend="numpy"),
+            getattr(np, op.name)(wide(array) != 0, axis=axis),
+        )
         return
     want = op.eval(np, wide(array), axes=(axis,))  # type: ignore[misc]
-    assert_close(run(node, {"x": array}), rounded(want, node.dtype))
+    assert_close(run(node, {"x": array}, backend="numpy"), rounded(want, node.dtype))
 
 
+@EACH
 @BOTH
 def test_sums_and_means_are_accumulated_in_float32(dtype: Any) -> None:
     """In 16 bits a sum of ones would stop at 2048 or 256; a count of 70 000 is not even float16."""
@@ -134,6 +139,7 @@ def test_sums_and_means_are_accumulated_in_float32(dtype: Any) -> None:
     same(slope, np.full(ones.shape, rounded(np.float32(1 / 70_000), dtype)))
 
 
+@EACH
 @BOTH
 def test_products_are_float32_products(dtype: Any) -> None:
     a, b, c = drawn((4, 30), dtype), drawn((30, 5), dtype), drawn((3, 30, 5), dtype)
@@ -150,6 +156,7 @@ def test_products_are_float32_products(dtype: Any) -> None:
         assert_close(have, rounded(exact, dtype))
 
 
+@EACH
 @BOTH
 def test_views_and_joins_move_elements(dtype: Any) -> None:
     """NaN, infinities and all: the same bits."""
@@ -171,6 +178,7 @@ def test_views_and_joins_move_elements(dtype: Any) -> None:
     assert "widened" not in exe.stages or exe.stages["widened"].notes["rules"] == {}
 
 
+@EACH
 @BOTH
 def test_sources(dtype: Any) -> None:
     labels = gx.const([0, 2, 1])
@@ -190,6 +198,7 @@ def test_sources(dtype: Any) -> None:
         same(have, rounded(np.array(want, "float64"), dtype), str(node))
 
 
+@EACH
 def test_between_the_two_and_others() -> None:
     x = gx.input("x", (len(SPECIAL),), "float16")
     a = rounded(SPECIAL, "float16")
@@ -203,6 +212,7 @@ def test_between_the_two_and_others() -> None:
 # -- what is rounded, and what is not
 
 
+@EACH
 @BOTH
 def test_a_chain_is_rounded_once(dtype: Any) -> None:
     a = drawn((40, 50), dtype)
@@ -219,6 +229,7 @@ def test_a_chain_is_rounded_once(dtype: Any) -> None:
     assert 2 * error < np.abs(as_written.astype("float64") - exact).max()
 
 
+@EACH
 @BOTH
 def test_without_the_rule_every_op_is_rounded(dtype: Any) -> None:
     a = drawn((6, 5), dtype)
@@ -233,6 +244,7 @@ def test_without_the_rule_every_op_is_rounded(dtype: Any) -> None:
     assert exe.stages["widened"].notes["rules"] == {}
 
 
+@EACH
 @BOTH
 def test_a_rounding_that_the_user_writes_is_kept(dtype: Any) -> None:
     a = drawn((30,), "float32")
@@ -244,11 +256,12 @@ def test_a_rounding_that_the_user_writes_is_kept(dtype: Any) -> None:
          rounded(np.exp(wide(rounded(a, dtype))).sum(), dtype))  # fmt: skip
     narrow = gx.input("n", (30,), dtype)
     implied = gx.exp(narrow).astype("float32")  # nobody asked for a rounding before this cast
-    same(run(implied, {"n": rounded(a, dtype)}), np.exp(wide(rounded(a, dtype))))
+    assert_close(run(implied, {"n": rounded(a, dtype)}), np.exp(wide(rounded(a, dtype))))
     slope = gx.grad((y * y * y).sum(), x)  # that the chain rule casts back and forth is no wish
     assert_close(run(slope, {"x": a}), run(3 * y * y, {"x": a}))
 
 
+@EACH
 @BOTH
 def test_numbers_beside_16_bits_are_not_rounded(dtype: Any) -> None:
     """A learning rate, a tiny epsilon, a number that float16 does not reach."""
@@ -322,6 +335,7 @@ def test_how_a_dtype_may_be_named(spelled: Any) -> None:
         gx.input("x", (2,), ml_dtypes.float8_e5m2)
 
 
+@EACH
 @BOTH
 def test_what_a_call_admits(dtype: Any) -> None:
     exe = gx.compile(gx.input("x", (3,), dtype))
@@ -342,6 +356,7 @@ def test_what_a_call_admits(dtype: Any) -> None:
     same(gx.compile(gx.input("x", (3,)))(x=rounded(values, dtype)), rounded(values, "float32"))
 
 
+@EACH
 @BOTH
 def test_values_of_params(dtype: Any) -> None:
     a = drawn((4, 3), dtype)
@@ -388,6 +403,7 @@ def in_dtype(dtype: Any) -> tuple[dict[str, Node], dict[gx.Param, Node], list[gx
     return {"loss": loss, "logits": logits}, updates, params
 
 
+@EACH
 @BOTH
 def test_a_training_step_is_that_of_float32_with_rounded_params(dtype: Any) -> None:
     outputs, updates, params = in_dtype(dtype)
@@ -422,6 +438,7 @@ LOSSES = [
 ]  # fmt: skip
 
 
+@EACH
 @BOTH
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
 def test_losses(loss: Any, dtype: Any) -> None:
@@ -439,6 +456,7 @@ def test_losses(loss: Any, dtype: Any) -> None:
     assert_close(run(y, {}), rounded([0, 0, 87.3365], dtype))
 
 
+@EACH
 @BOTH
 def test_gradients(dtype: Any) -> None:
     a, b = drawn((3, 4), dtype, 0.5, 1.5), drawn((4, 2), dtype)
@@ -455,6 +473,7 @@ def test_gradients(dtype: Any) -> None:
 # -- random numbers
 
 
+@EACH
 @BOTH
 def test_draws_are_those_of_float32(dtype: Any) -> None:
     shape, digits = (300, 300), 11 if dtype == "float16" else 8
@@ -476,6 +495,7 @@ def test_draws_are_those_of_float32(dtype: Any) -> None:
     assert np.abs(wide(have[2]) - want[2]).max() < 3.1 * (2.0**-digits + 2.0**-8)
 
 
+@EACH
 @BOTH
 def test_dropout(dtype: Any) -> None:
     a = np.ones((100, 100), dtype)
@@ -498,6 +518,7 @@ def test_other_graphs_are_not_touched() -> None:
     assert "widened" not in exe.stages
 
 
+@EACH
 @BOTH
 @pytest.mark.parametrize("seed", range(40))
 def test_random_graphs(seed: int, dtype: Any) -> None:
@@ -516,6 +537,7 @@ def test_random_graphs(seed: int, dtype: Any) -> None:
                 assert node.inputs[0].dtype in (np.dtype("float32"), np.dtype(bool))
 
 
+@EACH
 @BOTH
 @pytest.mark.parametrize("seed", range(40, 60))
 def test_random_graphs_with_every_rounding(seed: int, dtype: Any) -> None:
@@ -538,7 +560,10 @@ def test_in_blocks_on_threads(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> No
         gx.pick(x, gx.const(np.arange(37) % 5)),
     ]  # fmt: skip
     given = {"x": a, "y": b}
-    one, five = gx.compile(nodes, threads=1, check=True), gx.compile(nodes, threads=5)
+    one, five = (
+        gx.compile(nodes, threads=1, check=True, backend="numpy"),
+        gx.compile(nodes, threads=5, backend="numpy"),
+    )
     for have, want in zip(five(given), one(given), strict=True):
         same(have, want)
 
@@ -566,6 +591,7 @@ def test_a_computation_in_16_bits_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         return node if node.op.kind is Kind.REDUCTION else inner(node, given)
 
     monkeypatch.setattr(widen_module, "_computed", narrow)
+    monkeypatch.setattr(backends, "ORDER", ("numpy",))  # C has no such sums
     with pytest.raises(AssertionError):
         test_sums_and_means_are_accumulated_in_float32(BFLOAT16)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from programs import TARGETS, run, runner_of, scheduled, training_step
+from programs import EACH, TARGETS, run, runner_of, scheduled, training_step
 
 import graphc as gx
 from graphc.backends.base import Options
@@ -173,6 +173,7 @@ def test_the_arena_is_as_large_as_the_plan_says(target: str) -> None:
             assert start % plan.alignment == 0
 
 
+@EACH
 def test_specialisations_share_one_arena() -> None:
     x = gx.input("x", ("batch", 50))
     y = gx.softmax(gx.exp(x - x.mean(0)) @ np.ones((50, 50), "float32")).sum()
@@ -191,6 +192,7 @@ def test_specialisations_share_one_arena() -> None:
     assert exe._latest.runner.memory.arena.array.nbytes == max(peaks.values())  # type: ignore[union-attr]
 
 
+@EACH
 def test_results_and_constants_lie_outside_the_arena() -> None:
     x = gx.input("x", (6, 5))
     table = gx.const(np.arange(30, dtype="float32").reshape(6, 5))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import training_step
+from programs import EACH, assert_same, forms, given, training_step
 
 import graphc as gx
 from graphc.backends import numpy_backend, numpy_kernel, numpy_text
@@ -21,64 +21,7 @@ from graphc.executable import Executable
 from graphc.rewrite.rules import RULES
 from graphc.testing import assert_close, random_graph
 
-
-def given(nodes: list[gx.Node], seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays for the inputs of a graph: normal floats, small integers."""
-    rng = np.random.default_rng(seed)
-    graph = gx.compile(nodes).graph
-    return {
-        n.name: (
-            rng.standard_normal(n.shape) if n.type.is_float else rng.integers(0, 4, n.shape)  # type: ignore[arg-type]
-        ).astype(n.dtype)
-        for n in graph.inputs
-    }
-
-
-def forms(rows: int, columns: int) -> dict[str, list[gx.Node]]:
-    """A graph for each form of kernel, and for each way to fill one."""
-    x, y = gx.input("x", (rows, columns)), gx.input("y", (rows, columns))
-    row, column = gx.input("row", (columns,)), gx.input("column", (rows, 1))
-    labels = gx.input("labels", (rows,), "int32")
-    k, t = gx.input("k", (rows, columns), "int32"), gx.input("t", ())
-    w = gx.const(np.linspace(-1, 1, columns * 6, dtype="float32").reshape(columns, 6))
-    loss = gx.softmax_cross_entropy(x, labels)
-    per_row = gx.tanh(column).broadcast_to(x.shape)
-    product = x @ w
-    return {
-        "elementwise": [gx.tanh(x * y + row) * gx.sigmoid(x) + column, gx.where(x > y, x, 0.0)],
-        "choices": [gx.where(x > y, x, y), gx.where(x > 0, 0.0, y), gx.relu(x), gx.sign(x)],
-        "integers": [k * k - 3, k / 4, (k > 1) & (k < 3), (x > 0).astype("int32"), ~(k == 2)],
-        "views": [x[::-1] * y[:, ::-1], x.T + 1, x[1::2].sum(1), gx.exp(column) + row],
-        "row": [gx.softmax(x), gx.log_softmax(x).sum(1), gx.var(x, axis=1), gx.argmax(x, 1)],
-        "several row results": [x.sum(1), x.max(1), gx.exp(x), gx.argmin(x, 1)],
-        "gather": [gx.pick(x, labels), gx.pick(k, labels), gx.one_hot(labels, columns)],
-        "cross-entropy": [loss, gx.grad(loss, x)],
-        "column": [gx.exp(x).sum(0), (x * y).max(0), x.mean(0) + 1, gx.std(x, 0)],
-        "full": [(x * y).sum(), x.max(), gx.prod(1 + 0.01 * x), gx.any(k > 2), gx.argmax(x)],
-        "normalised": [x / gx.sqrt((x * x).sum()), (x - x.mean(0)) / gx.std(x, 0)],
-        "contraction": [gx.relu(x @ w + w[0]), x.T @ y, gx.tanh((x * 2) @ w) + labels[:, None]],
-        "kept product": [product, 2 * product / (1 + gx.abs(product)) - w[0], product.sum(0)],
-        "repeated": [
-            gx.prod(per_row, 1),
-            gx.prod(per_row),
-            gx.pick(per_row, labels),
-            per_row.max(0),
-        ],
-        "one value for all": [(gx.sin(t) * x).sum(0), gx.exp(x - gx.sin(t)).sum() * gx.sin(t)],
-        "join": [gx.concatenate([x, 2 * y]), gx.pad(x, 1), gx.stack([x, y], 1).sum(0)],
-        "index": [x + gx.iota(x.shape, 0).astype("float32"), gx.iota(x.shape, 1) * k],
-        "draws": [gx.random_normal(x.shape) * x, gx.dropout(x, 0.5), gx.random_uniform((rows,))],
-    }
-
-
-NAMES = list(forms(2, 2))
-
-
-def assert_same(actual: Any, expected: Any, what: str = "") -> None:
-    """The same arrays, bit for bit."""
-    for have, want in zip(actual, expected, strict=True):
-        assert (have.dtype, have.shape) == (want.dtype, want.shape), what
-        assert have.tobytes() == want.tobytes(), what
+NAMES = list(forms(3, 3))
 
 
 # -- threads
@@ -95,7 +38,9 @@ def test_same_bits_for_any_number_of_threads(name: str, monkeypatch: pytest.Monk
     cut_into_blocks(monkeypatch, 64)
     nodes = forms(37, 5)[name]
     arrays = given(nodes)
-    one, two, five = (gx.compile(nodes, threads=n, training=True) for n in (1, 2, 5))
+    one, two, five = (
+        gx.compile(nodes, threads=n, training=True, backend="numpy") for n in (1, 2, 5)
+    )
     for _ in range(3):
         want = one(arrays)
         assert_same(two(arrays), want, name)
@@ -114,7 +59,10 @@ def test_same_bits_in_blocks_of_full_size(monkeypatch: pytest.MonkeyPatch) -> No
     y = gx.sin(gx.tanh(x) * gx.exp(x)) ** 3
     nodes = [y.sum(), y.sum(0), gx.softmax(y)[::1000], gx.random_normal((n, 100)).max(1)]
     arrays = given(nodes)
-    one, five = gx.compile(nodes, threads=1), gx.compile(nodes, threads=5)
+    one, five = (
+        gx.compile(nodes, threads=1, backend="numpy"),
+        gx.compile(nodes, threads=5, backend="numpy"),
+    )
     assert "run_blocks" in five.source
     assert_same(five(arrays), one(arrays))
     assert_same(five(arrays), one(arrays))
@@ -154,8 +102,8 @@ def test_threads_call_one_program_at_once(rows: int, monkeypatch: pytest.MonkeyP
     cut_into_blocks(monkeypatch)
     x = gx.input("x", ("rows", 20))
     p = gx.param("p", np.linspace(0, 1, 20, dtype="float32"))
-    exe = gx.compile(gx.softmax(x * p) + x.mean(0), threads=2)
-    other = gx.compile(gx.softmax(x * p) + x.mean(0), threads=2)  # shares p
+    exe = gx.compile(gx.softmax(x * p) + x.mean(0), threads=2, backend="numpy")
+    other = gx.compile(gx.softmax(x * p) + x.mean(0), threads=2, backend="numpy")  # shares p
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((rows + i, 20)).astype("float32") for i in (0, 0, 1)]
     wanted = [other(x=a) for a in arrays]
@@ -175,7 +123,7 @@ def test_a_forked_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child has no threads but its own: a program that was prepared before runs there, too."""
     cut_into_blocks(monkeypatch, 1000)
     x = gx.input("x", (100, 100))
-    exe = gx.compile(gx.tanh(x) * 2, threads=3)
+    exe = gx.compile(gx.tanh(x) * 2, threads=3, backend="numpy")
     array = np.random.default_rng(0).standard_normal((100, 100)).astype("float32")
     want = exe(x=array)
     with warnings.catch_warnings():
@@ -229,7 +177,7 @@ def test_a_call_allocates_nothing_but_its_results() -> None:
     The smallest value of a layer would be 82 KB at a batch of 2048, all of them 1.6 MB."""
     for batch in (64, 2048):
         program = training_step(batch=batch)
-        exe = gx.compile(program.outputs, updates=program.updates, threads=1)
+        exe = gx.compile(program.outputs, updates=program.updates, threads=1, backend="numpy")
         assert arrays_left(lambda: exe(program.inputs)) == [4]  # noqa: B023 -- the loss
         assert peak_nbytes(lambda: exe(program.inputs)) < 72_000  # noqa: B023
 
@@ -238,7 +186,7 @@ def test_a_call_allocates_nothing_but_its_results() -> None:
 def test_forms_allocate_nothing_but_their_results(name: str) -> None:
     for nodes in ([n] for n in forms(6000, 20)[name] if n.shape != () or name == "full"):
         arrays = given(nodes)
-        exe = gx.compile(nodes, threads=1)
+        exe = gx.compile(nodes, threads=1, backend="numpy")
         (result,) = exe(arrays)
         assert arrays_left(lambda: exe(arrays)) in ([result.nbytes], []), nodes[0]  # noqa: B023
         extra = peak_nbytes(lambda: exe(arrays)) - result.nbytes  # noqa: B023
@@ -306,6 +254,7 @@ ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
+@EACH
 @pytest.mark.parametrize("name", ARRAYS)
 def test_inputs_of_any_layout(name: str) -> None:
     exe = gx.compile([X * 2 + 1, X.T @ X, X.sum(1), X])
@@ -320,6 +269,7 @@ def test_inputs_of_any_layout(name: str) -> None:
         assert np.array_equal(np.asarray(array), ARRAYS[name](plain)) or name == "__array__"
 
 
+@EACH
 def test_scalars_and_integers() -> None:
     exe = gx.compile([K + 1, S * 2])
     for s in (3, 3.0, True, np.float64(3), np.int64(3), np.array(3), np.array(3, ">i2")):
@@ -332,6 +282,7 @@ def test_scalars_and_integers() -> None:
     assert exe(k=[0] * 5, s=1e300)[1] == np.inf  # as NumPy casts, without a warning
 
 
+@EACH
 def test_large_inputs_that_change_in_place_are_seen() -> None:
     exe = gx.compile(LARGE.sum())
     array = np.ones((300, 200), "float32")
@@ -345,6 +296,7 @@ def test_large_inputs_that_change_in_place_are_seen() -> None:
 # -- results
 
 
+@EACH
 @pytest.mark.parametrize(("node", "plain"), [(X, PLAIN), (LARGE, WIDE)], ids=["small", "large"])
 def test_results_are_fresh(node: gx.Node, plain: np.ndarray) -> None:
     p = gx.param("p", plain)
@@ -375,16 +327,9 @@ def test_results_are_fresh(node: gx.Node, plain: np.ndarray) -> None:
 @pytest.mark.parametrize("shape", [(0, 5), (4, 0), (0, 0), (1, 1), (1, 7), (7, 1)], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_thin_and_empty_tensors(name: str, shape: tuple[int, int]) -> None:
-    rows, columns = shape
-    for number in range(len(forms(3, 3)[name])):
-        try:
-            node = forms(rows, columns)[name][number]
-        except gx.GraphcError:  # no largest of nothing, no index into nothing
-            if 0 not in shape:
-                raise
-            return
+    for node in forms(*shape)[name]:
         arrays = given([node])
-        exe = gx.compile(node, training=True)
+        exe = gx.compile(node, training=True, backend="numpy")
         result = exe(arrays)
         assert (result.shape, result.dtype) == (node.shape, node.dtype)
         if name != "draws":
@@ -392,6 +337,7 @@ def test_thin_and_empty_tensors(name: str, shape: tuple[int, int]) -> None:
             assert_close(result, want, name)
 
 
+@EACH
 def test_reductions_of_constants() -> None:
     """The rules fold these; without them they are computed."""
     two = gx.const(2.0).broadcast_to((5, 3))
@@ -401,6 +347,7 @@ def test_reductions_of_constants() -> None:
         assert_close(have, want)
 
 
+@EACH
 def test_empty_views_beyond_the_end() -> None:
     x = gx.input("x", (4, 1))
     nodes = [x[::-1, 1:], gx.exp(x[4:]), gx.pad(x[:, 1:] + 1, 1), x[::-1, 1:].sum(0)]
@@ -410,6 +357,7 @@ def test_empty_views_beyond_the_end() -> None:
         assert_close(have, want)
 
 
+@EACH
 def test_no_dimensions() -> None:
     t, u = gx.input("t", ()), gx.input("u", (1, 1, 1))
     y = gx.where(t > u, gx.tanh(t) * 3, u - 1)
@@ -439,7 +387,7 @@ def test_nan_and_infinities_as_numpy(
         if array.dtype == "float32" and array.ndim == 2 and array.shape[1] == 8:
             arrays[key] = np.roll(special, number) * np.ones((8, 1), "float32")
             arrays[key][4:] = array[4:]
-    exe = gx.compile(nodes, rules={})
+    exe = gx.compile(nodes, rules={}, backend="numpy")
     expected = evaluate(nodes, {n: arrays[n.name] for n in exe.graph.inputs})
     for have, want in zip(exe(arrays), expected, strict=True):
         assert_close(have, want, name)
@@ -447,7 +395,7 @@ def test_nan_and_infinities_as_numpy(
 
 def test_labels_out_of_range() -> None:
     x, labels = gx.input("x", (4, 3)), gx.input("labels", (4,), "int32")
-    exe = gx.compile([gx.pick(x, labels), gx.one_hot(labels, 3).sum(1)])
+    exe = gx.compile([gx.pick(x, labels), gx.one_hot(labels, 3).sum(1)], backend="numpy")
     picked, hot = exe(x=np.ones((4, 3)), labels=[0, 3, -1, 2])
     assert np.array_equal(picked, [1, np.nan, np.nan, 1], equal_nan=True)
     assert hot.tolist() == [1, 0, 0, 1]
@@ -471,7 +419,7 @@ def test_any_name_of_an_input_runs(name: str, monkeypatch: pytest.MonkeyPatch) -
         y = gx.where(x + p > 0, gx.erf(gx.exp(x)) - gx.maximum(-x, 1), 0) @ np.ones(
             (4, 2), "float32"
         )
-        exe = gx.compile([y, y.max(), gx.argmax(x, 1)], updates={p: p + y.sum()})
+        exe = gx.compile([y, y.max(), gx.argmax(x, 1)], updates={p: p + y.sum()}, backend="numpy")
         array = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
         expected = evaluate([y, y.max(), gx.argmax(x, 1)], {x: array})
         for have, want in zip(exe({name: array}), expected, strict=True):
@@ -480,13 +428,15 @@ def test_any_name_of_an_input_runs(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_source_is_what_runs_and_can_be_read() -> None:
     program = training_step()
-    exe = gx.compile(program.outputs, updates=program.updates)
+    exe = gx.compile(program.outputs, updates=program.updates, backend="numpy")
     compile(exe.source, "source", "exec")
     for kernel in exe.kernels:
         assert f"# {kernel.name}: " in kernel.source
         for line in kernel.source.splitlines():
             assert line.strip() in exe.source
-    assert exe.source == gx.compile(program.outputs, updates=program.updates).source
+    assert (
+        exe.source == gx.compile(program.outputs, updates=program.updates, backend="numpy").source
+    )
 
 
 def test_long_programs_are_many_functions() -> None:
@@ -495,7 +445,7 @@ def test_long_programs_are_many_functions() -> None:
     y = x
     for k in range(numpy_backend.INLINE + 100):
         y = gx.sin(y) if k % 2 else y * 1.01
-    exe = gx.compile(y)
+    exe = gx.compile(y, backend="numpy")
     assert exe.source.count("def ") > 5
     array = np.ones(3, "float32")
     assert_close(exe(x=array), evaluate([y], {x: array})[0])
@@ -506,7 +456,7 @@ def test_random_graphs_on_many_threads(part: int, monkeypatch: pytest.MonkeyPatc
     cut_into_blocks(monkeypatch, 8)
     for seed in range(300 + part, 340, 2):
         graph = random_graph(seed)
-        one = gx.compile(graph.outputs, threads=1)
-        many = gx.compile(graph.outputs, threads=3)
+        one = gx.compile(graph.outputs, threads=1, backend="numpy")
+        many = gx.compile(graph.outputs, threads=3, backend="numpy")
         arrays = {n.name: graph.values[n.name] for n in one.graph.inputs}
         assert_same(many(arrays).values(), one(arrays).values(), f"seed {seed}")

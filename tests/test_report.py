@@ -56,7 +56,7 @@ def check_dot(source: str) -> None:
 @pytest.fixture(scope="module")
 def stages() -> dict[str, Stage]:
     outputs, updates = step()
-    return dict(gx.compile(outputs, updates=updates).stages)
+    return dict(gx.compile(outputs, updates=updates, backend="numpy").stages)
 
 
 # -- goldens
@@ -81,7 +81,7 @@ def test_dot_of_every_stage(
 
 def test_equal_programs_have_equal_texts(stages: dict[str, Stage]) -> None:
     outputs, updates = step()
-    again = gx.compile(outputs, updates=updates).stages
+    again = gx.compile(outputs, updates=updates, backend="numpy").stages
     for name in NAMES:
         assert again[name].text() == stages[name].text()
         assert again[name].to_dot() == stages[name].to_dot()
@@ -186,7 +186,7 @@ def test_lowered_stage_shows_places_and_source(stages: dict[str, Stage]) -> None
 
 
 def test_binding_sizes_marks_nothing() -> None:
-    stages = gx.compile(symbolic(), sizes={"batch": 4}).stages
+    stages = gx.compile(symbolic(), sizes={"batch": 4}, backend="numpy").stages
     assert list(stages)[:3] == ["declared", "bound", "simplified"]
     assert "changed: 0 nodes removed, 0 added" in stages["bound"].text()
     assert "float32[batch, 3]" in stages["declared"].to_dot()

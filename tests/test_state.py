@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import TARGETS, run, runner_of, scheduled
+from programs import EACH, TARGETS, run, runner_of, scheduled
 
 import graphc as gx
 from graphc.backends import numpy_kernel
@@ -86,6 +86,7 @@ def test_updates_see_the_old_values(
     assert all(p in updates or np.array_equal(p.value, value) for p, value in START.items())
 
 
+@EACH
 def test_a_second_flat_kernel_wants_another_order() -> None:
     """Two flat kernels read a and b, in opposite order: they can lie in one slab only."""
     x = gx.input("x", (3,))
@@ -100,6 +101,7 @@ def test_a_second_flat_kernel_wants_another_order() -> None:
             assert_close(p.value, want, p.name)
 
 
+@EACH
 def test_updates_by_inputs() -> None:
     x = gx.input("x", (4,))
     (a,) = params(a=(4,))
@@ -111,6 +113,7 @@ def test_updates_by_inputs() -> None:
     assert np.array_equal(given, np.arange(4))  # the caller's array is not the parameter
 
 
+@EACH
 @pytest.mark.parametrize("kept", [False, True])
 def test_one_draw_updates_two_params_alike(kept: bool) -> None:
     b, c = params(b=(4,), c=(4,))
@@ -123,6 +126,7 @@ def test_one_draw_updates_two_params_alike(kept: bool) -> None:
     assert_close(c.value, before[1] + drawn)
 
 
+@EACH
 @pytest.mark.parametrize("size", [4, 300])  # 300 x 300 is above what is copied into fixed slots
 def test_outputs_are_values_before_the_update(size: int) -> None:
     (p,) = params(p=(size, size))
@@ -138,6 +142,7 @@ def test_outputs_are_values_before_the_update(size: int) -> None:
     assert np.array_equal(p.value, old + 1 + 1)
 
 
+@EACH
 def test_empty_and_scalar_params() -> None:
     empty, scale, a = params(empty=(0, 3), scale=(), a=(4,))
     updates = {empty: empty + 1, scale: scale * 0.5, a: a * scale + empty.sum()}
@@ -151,6 +156,7 @@ def test_empty_and_scalar_params() -> None:
 # -- one value, many programs
 
 
+@EACH
 def test_programs_share_params_and_move_them() -> None:
     x = gx.input("x", (2, 3))
     w, b, v, c = weights = params(w=(3, 4), b=(4,), v=(3, 4), c=(4,))
@@ -174,6 +180,7 @@ def test_programs_share_params_and_move_them() -> None:
             assert p.storage.array.ctypes.data % 64 == 0
 
 
+@EACH
 def test_values_can_be_set_between_calls() -> None:
     a, b = params(a=(4,), b=(4,))
     exe = gx.compile(a + b, updates={a: a - b, b: b - a})
@@ -192,6 +199,7 @@ def test_values_can_be_set_between_calls() -> None:
         assert np.array_equal(a.value, before)
 
 
+@EACH
 def test_setting_a_value_while_programs_run() -> None:
     """Values set from another thread are taken whole: never half of one and half of another."""
     (a,) = params(a=(30_000,))
@@ -215,6 +223,7 @@ def test_setting_a_value_while_programs_run() -> None:
     assert all(low == high for low, high in pairs)
 
 
+@EACH
 def test_two_threads_call_programs_that_move_params() -> None:
     """Each program lays the parameters out its own way; no update is lost."""
     a, b, c = params(a=(5,), b=(7,), c=(3,))
@@ -245,6 +254,7 @@ def test_two_threads_call_programs_that_move_params() -> None:
 # -- the random stream
 
 
+@EACH
 def test_seeds_and_steps_reproduce() -> None:
     x = gx.input("x", (3, 4))
     y = gx.dropout(x, 0.5) + gx.random_uniform((3, 4))
@@ -264,6 +274,7 @@ def test_seeds_and_steps_reproduce() -> None:
             gx.compile(y, seed=wrong)  # type: ignore[arg-type]
 
 
+@EACH
 def test_a_refused_call_is_no_step() -> None:
     x = gx.input("x", ("batch",))
     (a,) = params(a=(4,))
@@ -290,7 +301,7 @@ def runner(exe: Executable) -> Any:
 
 def test_an_interrupt_waits_for_the_end_of_the_step() -> None:
     a, b = params(a=(4,), b=(4,))
-    exe = gx.compile([], updates={a: a + 1, b: b.sum() + b})
+    exe = gx.compile([], updates={a: a + 1, b: b.sum() + b}, backend="numpy")
     expected = evaluate([a + 1, b.sum() + b])
     inner = runner(exe)
     step = inner.step
@@ -309,8 +320,8 @@ def test_an_interrupt_waits_for_the_end_of_the_step() -> None:
 
 def test_a_fault_midway_marks_the_values_as_lost() -> None:
     a, b, c = params(a=(4,), b=(4,), c=(4,))
-    exe = gx.compile(c * 1, updates={a: a + c, b: b.sum() + b})
-    reader = gx.compile(a * 2)
+    exe = gx.compile(c * 1, updates={a: a + c, b: b.sum() + b}, backend="numpy")
+    reader = gx.compile(a * 2, backend="numpy")
     inner = runner(exe)
     step = inner.step
 
@@ -338,12 +349,12 @@ def test_a_fault_midway_marks_the_values_as_lost() -> None:
 def test_updates_are_in_place_where_that_is_safe() -> None:
     x = gx.input("x", (2, 3))
     weights = params(w=(3, 4), b=(4,), v=(3, 4), c=(4,))
-    fused = gx.compile([], updates=momentum(x, weights)).stages["fused"].record
+    fused = gx.compile([], updates=momentum(x, weights), backend="numpy").stages["fused"].record
     assert isinstance(fused, Schedule)
     assert not fused.notes
     assert {p for home in fused.in_place.values() for p in home.members} == set(weights)  # type: ignore[union-attr]
     (m,) = params(m=(3, 3))
-    fused = gx.compile([], updates={m: m.T}).stages["fused"].record
+    fused = gx.compile([], updates={m: m.T}, backend="numpy").stages["fused"].record
     assert isinstance(fused, Schedule)
     assert fused.notes == (
         "m is updated through a copy: its kernel still needs the old value after writing the new "
