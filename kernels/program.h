@@ -18,6 +18,11 @@ typedef struct gx_product gx_product;
  * differ in their buffers only are one function. */
 typedef void gx_launch(const gx_call *call, char *const *at, int64_t part, int64_t parts);
 
+#define GX_UNUSED __attribute__((unused))
+#define GX_LAUNCH(name)                                                                            \
+    static void name(GX_UNUSED const gx_call *call, GX_UNUSED char *const *at,                     \
+                     GX_UNUSED int64_t part, GX_UNUSED int64_t parts)
+
 /* What is to be done with a finished block of a product: rows first_row <= i < last_row, columns
  * first_column <= j < last_column; element (i, j) is values[(i - first_row) * row + (j - first_column)]. */
 enum { GX_MOST_COLUMNS = 256 };
@@ -27,6 +32,10 @@ typedef struct {
 } gx_block;
 typedef void gx_use_block(const gx_call *call, char *const *at, const gx_block *block,
                           const int64_t *batch);
+
+#define GX_USE_BLOCK(name)                                                                         \
+    static void name(GX_UNUSED const gx_call *call, GX_UNUSED char *const *at,                     \
+                     const gx_block *block, GX_UNUSED const int64_t *batch)
 
 /* a [m, k] @ b [k, n]; strides in elements. Parts share the rows, or the columns. */
 struct gx_product {

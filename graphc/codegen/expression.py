@@ -24,12 +24,16 @@ TYPES = {
     "float16": ("uint16_t", "f16"), "bfloat16": ("uint16_t", "bf16"),
 }  # fmt: skip
 STORAGE = ("float16", "bfloat16")  # kept as 16 bits, computed with as float
-KEYWORDS = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if
-    inline int long register restrict return short signed sizeof static struct switch typedef union
-    unsigned void volatile while bool true false asm typeof and or not near far main
-    call at part parts block batch product stack first last chunk chunks""".split()
-)  # of C, and the names that the printers use themselves
+KEYWORDS = frozenset({  # of C
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else",
+    "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register",
+    "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef",
+    "union", "unsigned", "void", "volatile", "while", "bool", "true", "false", "asm", "typeof",
+    "and", "or", "not", "near", "far", "main",
+    # names that the printers use themselves
+    "call", "at", "part", "parts", "block", "batch", "product", "stack", "first", "last", "chunk",
+    "chunks",
+})  # fmt: skip
 
 
 def c_type(dtype: DType) -> str:

@@ -30,7 +30,6 @@ FIRST_AXIS = 16  # extent from which the outermost loop is the one that parts sh
 ROW_UNIT = 8  # rows of a part come in multiples of this, as those of a product do
 FLAT_UNIT = 64  # elements of an innermost loop: whole cache lines
 STACK = 1 << 14  # bytes of arrays that a function may have on the stack
-PART = "const gx_call *call, char *const *at, int64_t part, int64_t parts"
 SIMD = "#pragma omp simd"
 
 
@@ -193,8 +192,8 @@ class Function:
 
     # -- the text
 
-    def text(self, name: str, body: Sequence[str], comment: str, signature: str = PART) -> str:
-        """The whole function."""
+    def text(self, name: str, body: Sequence[str], comment: str, kind: str = "GX_LAUNCH") -> str:
+        """The whole function; `kind` is the macro of kernels/program.h that declares it."""
         lines = [*self._declared, *self._arrays, *body]
         joined = "\n".join(lines)
         used = dict.fromkeys(re.findall(r"\bsize_(\w+)", joined))
@@ -202,11 +201,7 @@ class Function:
             f"const int64_t {size_name(s)} = call->sizes[{self.tables.symbols[s]}];" for s in used
         ]
         self.slots.names |= self.names.given
-        words = set(re.findall(r"\w+", "\n".join([*sizes, joined])))
-        parameters = re.findall(r"(\w+)(?:,|$)", signature)
-        ignored = [f"(void){p};" for p in parameters if p not in words]
-        inside = _indented([*ignored, *sizes, *lines])
-        return f"/* {comment} */\nstatic void {name}({signature})\n{{\n{inside}\n}}"
+        return f"/* {comment} */\n{kind}({name})\n{{\n{_indented([*sizes, *lines])}\n}}"
 
     def comment(self) -> str:
         """What is fused here, and over which loops."""

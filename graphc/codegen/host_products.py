@@ -13,7 +13,6 @@ from graphc.codegen.shape import is_symbolic, spread
 from graphc.codegen.tables import Slots, Tables
 from graphc.schedule.records import Access, Contraction, Kernel
 
-USE = "const gx_call *call, char *const *at, const gx_block *block, const int64_t *batch"
 MOST_COLUMNS = 256  # of a block: GX_MOST_COLUMNS of kernels/program.h
 STACK_FROM = 8  # products of a stack from which parts share the stack, not each product
 
@@ -45,21 +44,21 @@ def _print_use(tables: Tables, kernel: Kernel, slots: Slots, name: str) -> str:
     scope = Scope(function.context, tuple(function.loops), [])
     scope.known[0] = function.context.names[0]
     body = [function.store(scope, s) for s in kernel.stores]
-    element = f"{values}[({i} - block->first_row) * block->row + {j} - block->first_column]"
+    row = f"({i} - block->first_row) * block->row"
     lines = [
-        f"const {kind} *const {values} = (const {kind} *)block->values;",
         *(f"const int64_t {v} = batch[{n}];" for n, v in enumerate(batch)),
         function.loop(rows, "block->first_row", "block->last_row"),
         *runs,
+        f"const {kind} *const {values} = (const {kind} *)block->values + {row};",
         SIMD,
         function.loop(columns, "block->first_column", "block->last_column"),
-        f"const {kind} {function.context.names[0]} = {element};",
+        f"const {kind} {function.context.names[0]} = {values}[{j} - block->first_column];",
         *scope.lines,
         *body,
         "}",
         "}",
     ]
-    return function.text(name, lines, function.comment(), USE)
+    return function.text(name, lines, function.comment(), "GX_USE_BLOCK")
 
 
 def _print_call(
