@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +14,9 @@ import numpy as np
 
 import graphc as gx
 
+from .contestants import Contestant
+from .measure import ContestantError
+from .process import Worker, fresh
 from .workloads import BY_NAME, Job
 
 GRAPH_SIZES = (250, 500, 1000, 2000, 4000)
@@ -26,48 +28,103 @@ from time import perf_counter as now
 begin = now(); import numpy; middle = now(); import graphc; end = now()
 print(middle - begin, end - middle)
 """
-FIRST_COMPILE = """
-import json
+IN_PROCESS = """
+import sys
 from graphc.resources import load_bench
 load_bench()
-from graphc_bench.compile_time import compile_step
-first = compile_step()
-print(json.dumps({"first": first, "warm": sorted(compile_step() for _ in range(15))[7]}))
+from graphc_bench import compile_time
+print(getattr(compile_time, sys.argv[1])(sys.argv[2]))
 """
+QUICK = 3.0  # seconds: what takes less is measured three times
 
 
-def import_seconds(times: int = 7) -> dict[str, float]:
+def import_seconds(_: Sequence[Contestant] = (), times: int = 7) -> dict[str, float]:
     """Seconds of `import numpy`, and of `import graphc` after it, each in a fresh process.
 
     The first process, which may have to write byte code, is not counted.
     """
-    _fresh(IMPORTS)
-    rows = [[float(s) for s in _fresh(IMPORTS).split()] for _ in range(times)]
+    fresh(IMPORTS)
+    rows = [[float(s) for s in fresh(IMPORTS).split()] for _ in range(times)]
     return {"numpy": median(r[0] for r in rows), "graphc": median(r[1] for r in rows)}
 
 
-def compile_seconds() -> dict[str, float]:
-    """Seconds to compile the digits step: first in a fresh process, and once it is warm."""
-    return json.loads(_fresh(FIRST_COMPILE))
+def first_steps(contestants: Sequence[Contestant], case: str = "digits") -> list[dict[str, Any]]:
+    """What a new process waits for until its first step is done, a row for each compiler."""
+    return [first_step(c, case) for c in contestants if c.kind != "by hand" and not c.missing()]
 
 
-def compile_step() -> float:
-    """Seconds that one compilation of the digits step takes, declaring it not counted."""
+def first_step(contestant: Contestant, case: str) -> dict[str, Any]:
+    """Seconds to import, and from there to the first step's results, in fresh processes.
+
+    "empty cache" is with an empty folder for what is kept between processes; "filled cache", where
+    something is kept, with the folder that such a process has left; "again" is one more compilation
+    in a process that has compiled the same before. Declaring graphc's graph counts, as tracing does
+    for the others.
+    """
+    row: dict[str, Any] = {"contestant": contestant.name, "title": contestant.title}
+    try:
+        imports, empty, filled = _empty_and_filled(contestant, case)
+    except ContestantError as error:
+        return {**row, "failed": str(error)}
+    row |= {"import": imports, "empty cache": empty, "filled cache": filled}
+    if contestant.kind == "backend":
+        with TemporaryDirectory() as folder:
+            kept = contestant.cached_in(Path(folder))
+            backend = contestant.options["backend"]
+            row["again"] = float(fresh(IN_PROCESS, "compile_again", backend, environment=kept))
+    return row
+
+
+def _empty_and_filled(contestant: Contestant, case: str) -> tuple[float, float, float | None]:
+    imports: list[float] = []
+    empty: list[float] = []
+    filled: list[float] = []
+    while len(empty) < (3 if max(empty, default=0) < QUICK else 1):
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            kept = contestant.cached_in(Path(folder))
+            for found in (empty, filled):
+                if found is filled and not any(Path(folder).iterdir()):
+                    continue
+                with Worker(contestant, case, environment=kept) as worker:
+                    said = worker.report
+                imports.append(said["import"])
+                declared = said["declare"] if contestant.kind == "backend" else 0.0
+                found.append(declared + said["make"] + said["first call"])
+    return median(imports), median(empty), median(filled) if filled else None
+
+
+def compile_again(backend: str, times: int = 15) -> float:
+    """Seconds that one more compilation of the digits step takes, declaring it not counted."""
     job = BY_NAME["digits"].build()
-    return _compile(job)[0]
+    return median([_compile(job, backend)[0] for _ in range(times + 1)][1:])
 
 
-def by_size(sizes: tuple[int, ...] = GRAPH_SIZES, times: int = 5) -> list[dict[str, Any]]:
+def call_rows(contestants: Sequence[Contestant]) -> dict[str, float]:
+    """Seconds per call of the least program, in a fresh process for each backend that can run."""
+    chosen = [c for c in contestants if c.kind == "backend" and not c.missing()]
+    return {c.title: float(fresh(IN_PROCESS, "call_seconds", c.name)) for c in chosen}
+
+
+def call_seconds(backend: str, rounds: int = 25, calls: int = 1000) -> float:
+    """Seconds per call of a program that adds one number to a parameter of one element."""
+    exe = gx.compile(gx.param("p", np.zeros((), "float32")) + 1, backend=backend)
+    exe()
+    return median(timeit.repeat(exe, number=calls, repeat=rounds)) / calls
+
+
+def by_size(
+    _: Sequence[Contestant] = (), sizes: tuple[int, ...] = GRAPH_SIZES, times: int = 5
+) -> list[dict[str, Any]]:
     """Seconds to compile a graph and its gradient, for graphs of about so many nodes."""
     rows: list[dict[str, Any]] = []
     for size in sizes:
-        found = [_compile(residual(size)) for _ in range(times)]
+        found = [_compile(residual(size), "numpy") for _ in range(times)]
         seconds = median(f[0] for f in found)
         rows.append({"nodes": found[0][1], "seconds": seconds})
     return rows
 
 
-def long_chain(length: int = CHAIN) -> dict[str, Any]:
+def long_chain(_: Sequence[Contestant] = (), length: int = CHAIN) -> dict[str, Any]:
     """Seconds from declaring a chain of so many nodes to the value of its gradient."""
     begin = perf_counter()
     x = gx.input("x", (WIDTH,))
@@ -95,21 +152,13 @@ def residual(nodes: int) -> Job:
     return Job({"loss": loss, **grads}, {}, {"x": np.ones(WIDTH, "float32")})
 
 
-def _compile(job: Job) -> tuple[float, int]:
+def _compile(job: Job, backend: str) -> tuple[float, int]:
     begin = perf_counter()
-    exe = gx.compile(job.outputs, updates=job.updates, backend="numpy")
+    exe = gx.compile(job.outputs, updates=job.updates, backend=backend)
     return perf_counter() - begin, len(exe.stages["declared"].record.nodes)
 
 
-def _fresh(program: str) -> str:
-    """What a program prints in a process of its own, with byte code cached as for users."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise gx.GraphcError(f"bench: a fresh process failed:\n{done.stderr}")
-    return done.stdout
-
-
-PARTS: dict[str, Callable[[], Any]] = {
-    "import": import_seconds, "compile": compile_seconds, "size": by_size, "chain": long_chain,
+PARTS: dict[str, Callable[[Sequence[Contestant]], Any]] = {
+    "import": import_seconds, "compile": first_steps, "call": call_rows, "size": by_size,
+    "chain": long_chain,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -11,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from .process import fresh
+
 THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+PEAKS = """
+import json
+from dataclasses import asdict
+from graphc.backends.peaks import measure_peaks
+print(json.dumps(asdict(measure_peaks())))
+"""
 
 
 def facts() -> dict[str, Any]:
@@ -27,6 +37,11 @@ def facts() -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "revision": revision(),
     }
+
+
+def peaks() -> dict[str, float]:
+    """The fields of graphc.backends.peaks.Peaks, measured in a process of its own."""
+    return json.loads(fresh(PEAKS))
 
 
 def processor() -> str:

@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
-
-from .peers import PEERS
+from rich.table import Column, Table
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 Results = dict[str, Any]
 Rows = list[list[str]]
+Paint = Callable[[str], str]  # how what is best is marked
+
+LIMIT = (
+    "Limit: the FLOPs of a case's matrix products at {flops:.0f} GFLOP/s (float32, 1024 x 1024) "
+    "plus its bytes at {nbytes:.1f} GB/s (large copy, read + written), both measured in the same "
+    "run. Bytes: every input is read, every output written, every parameter and velocity read and "
+    "written, once each; they count where the caches would hold them, too, so a case that stays in "
+    "the caches can pass 100%."
+)
 
 
 def tables(results: Results) -> list[Table]:
-    """One table of steps and one of compile times, whichever there are."""
+    """Tables of steps, of first steps, and of what else was measured, whichever there are."""
     found: list[Table] = []
     if results["steps"]:
-        header, rows = step_rows(results)
-        caption = escape("\n".join(missing(results)))
-        steps = Table(*header, title="training steps and formulas", caption=caption)
-        found.append(_filled(steps, rows))
-    if results["compile"]:
-        before = Table("what", "time", title="before the first step")
-        found.append(_filled(before, compile_rows(results)))
+        header, rows = step_rows(results, lambda text: f"[bold green]{text}[/]", escape)
+        caption = escape("\n".join(notes(results)))
+        columns = [Column(name, overflow="fold") for name in header]  # a narrow terminal cuts none
+        steps = Table(*columns, title="training steps and formulas", caption=caption)
+        found.append(_filled(steps, rows, lines=True))
+    for title, header, rows in before_rows(results):
+        found.append(_filled(Table(*header, title=title), rows))
     return found
 
 
 def markdown(results: Results) -> str:
     """The same as Markdown, with the machine that it holds for."""
     facts = results["machine"]
-    machine = (
-        f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}, NumPy "
-        f"{facts['numpy']} ({facts['blas']}), {facts['date']}, revision {facts['revision']}"
-    )
-    header, rows = step_rows(results)
-    parts = [f"Measured on {machine}.", _markdown(header, rows)]
-    if missing(results):
-        parts.append("; ".join(missing(results)) + ".")
-    if results["compile"]:
-        parts.append(_markdown(["before the first step", "time"], compile_rows(results)))
+    peers = [f"{c['title']} {c['version']}" for c in _there(results) if c["kind"] == "peer"]
+    machine = ", ".join([
+        facts["processor"], f"{facts['cores']} cores", f"Python {facts['python']}",
+        f"NumPy {facts['numpy']} ({facts['blas']})", *peers, facts["date"],
+        f"revision {facts['revision']}",
+    ])  # fmt: skip
+    parts = [f"Measured on {machine}."]
+    if results["steps"]:
+        header, rows = step_rows(results, lambda text: f"**{text}**")
+        parts.append(_markdown(header, rows))
+        parts += notes(results)
+    for title, header, rows in before_rows(results):
+        parts.append(_markdown([title, *header[1:]], rows))
     return "\n\n".join(parts)
 
 
@@ -61,38 +71,136 @@ def fill_in(page: Path, results: Results) -> None:
     page.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{after}")
 
 
-def step_rows(results: Results) -> tuple[list[str], Rows]:
-    """A header and one row for each workload, one column for each backend or peer."""
-    columns = list(dict.fromkeys(c for row in results["steps"] for c in row["columns"]))
-    columns.sort(key=lambda c: any("unavailable" in row["columns"][c] for row in results["steps"]))
+# -- steps
+
+
+def step_rows(
+    results: Results, best: Paint, plain: Paint = lambda text: text
+) -> tuple[list[str], Rows]:
+    """A header and a row for each workload; a column for each contestant that ran in any.
+
+    `best` marks the time of the fastest peer, `plain` prepares all other text.
+    """
+    there = _there(results)
+    backends = [c["name"] for c in there if c["kind"] == "backend"]
+    header = ["case", *(c["title"] for c in there)]
+    standings = [
+        ("best peer", "peer ratio", "{:.2f}"),
+        ("share of limit", "share of limit", "{:.0%}"),
+    ]
+    for what, key, _ in standings:
+        if _any_has(results, key):
+            ours = backends[0] if len(backends) == 1 else "graphc"
+            header.append(f"{ours} / {what}" if key == "peer ratio" else what)
     rows: Rows = []
     for row in results["steps"]:
-        by_hand = row.get("by hand")
-        cells = [f"{row['case']}\n{row['about']}", _spread(by_hand) if by_hand else "-"]
-        rows.append(cells + [_cell(row["columns"][c]) for c in columns])
-    return ["case", "NumPy by hand", *(c if c in PEERS else f"backend {c}" for c in columns)], rows
+        cells = [plain(f"{row['case']}\n{row['about']}")]
+        for c in there:
+            cell = plain(_cell(row["columns"][c["name"]], c["kind"]))
+            cells.append(best(cell) if c["name"] == row["best peer"] else cell)
+        for _, key, form in standings:
+            if _any_has(results, key):
+                cells.append(_standing(row["columns"], backends, key, form))
+        rows.append(cells)
+    return header, rows
+
+
+def notes(results: Results) -> list[str]:
+    """What the table of steps needs to be read: marks, limits, and what is missing and why."""
+    found: list[str] = []
+    if _any_has(results, "peer ratio"):
+        found.append("The fastest peer of a case is marked; below 1, graphc is faster than it.")
+    if _any_has(results, "share of limit"):
+        limits = results["limits"]
+        found.append(LIMIT.format(
+            flops=limits["flops_per_second"] / 1e9, nbytes=limits["bytes_per_second"] / 1e9
+        ))  # fmt: skip
+    restless = {
+        c["title"]
+        for row in results["steps"]
+        for c in results["contestants"]
+        if row["columns"][c["name"]].get("restless")
+    }
+    if restless:
+        found.append(
+            f"Threads that spun on while others were timed: {', '.join(sorted(restless))}."
+        )
+    return found + missing(results)
 
 
 def missing(results: Results) -> list[str]:
-    """For each backend or peer that could not run, why."""
-    columns = {c: found for row in results["steps"] for c, found in row["columns"].items()}
+    """For each backend or peer that could not run, where and why."""
+    found: list[str] = []
+    for c in results["contestants"]:
+        reasons: dict[str, list[str]] = {}
+        for row in results["steps"]:
+            why = row["columns"][c["name"]].get("unavailable")
+            if why:
+                reasons.setdefault(why, []).append(row["case"])
+        for why, cases in reasons.items():
+            where = "" if len(cases) == len(results["steps"]) else f" in {', '.join(cases)}"
+            found.append(f"{c['title']} is not available{where}: {why}.")
+    return found
+
+
+def _there(results: Results) -> list[Results]:
+    """The contestants that ran in any case."""
+    steps = results["steps"]
     return [
-        f"{c} is not available: {found['unavailable']}"
-        for c, found in columns.items()
-        if "unavailable" in found
+        c
+        for c in results["contestants"]
+        if any("median" in row["columns"][c["name"]] for row in steps)
     ]
 
 
-def compile_rows(results: Results) -> Rows:
-    """What was measured of importing and compiling, a line each."""
+def _any_has(results: Results, key: str) -> bool:
+    return any(key in found for row in results["steps"] for found in row["columns"].values())
+
+
+def _standing(columns: Results, backends: Sequence[str], key: str, form: str) -> str:
+    """A line for each backend that has the number, with its name where there are several."""
+    there = [name for name in backends if key in columns[name]]
+    lines = [form.format(columns[name][key]) for name in there]
+    if len(backends) > 1:
+        lines = [f"{name} {line}" for name, line in zip(there, lines, strict=True)]
+    return "\n".join(lines) or "-"
+
+
+# -- before the first step
+
+
+def before_rows(results: Results) -> list[tuple[str, list[str], Rows]]:
+    """Title, header and rows of each table about importing, compiling and calling."""
     parts = results["compile"]
+    found: list[tuple[str, list[str], Rows]] = []
+    if "compile" in parts:
+        header = [
+            "contestant", "import, after NumPy", "then to the first result, empty cache",
+            "the same, filled cache", "compile again, same process",
+        ]  # fmt: skip
+        rows = [_first_row(row) for row in parts["compile"]]
+        found.append(("digits step, fresh process", header, rows))
+    others = other_rows(parts)
+    if others:
+        found.append(("before the first step", ["what", "time"], others))
+    return found
+
+
+def _first_row(row: Results) -> list[str]:
+    if "failed" in row:
+        return [row["title"], f"failed: {row['failed']}", "-", "-", "-"]
+    seconds = [row.get(key) for key in ("import", "empty cache", "filled cache", "again")]
+    return [row["title"], *(duration(s) if s is not None else "-" for s in seconds)]
+
+
+def other_rows(parts: Results) -> Rows:
+    """What was measured of importing, calling, and compiling by size, a line each."""
     rows: Rows = []
     if "import" in parts:
         rows.append(["import numpy", duration(parts["import"]["numpy"])])
         rows.append(["import graphc, after numpy", duration(parts["import"]["graphc"])])
-    if "compile" in parts:
-        rows.append(["compile the digits step, fresh process", duration(parts["compile"]["first"])])
-        rows.append(["compile the digits step, warm", duration(parts["compile"]["warm"])])
+    for title, seconds in parts.get("call", {}).items():
+        rows.append([f"call a program that adds one number, {title}", duration(seconds)])
     for size in parts.get("size", ()):
         rows.append([f"compile {size['nodes']} nodes", duration(size["seconds"])])
     if "chain" in parts:
@@ -100,6 +208,9 @@ def compile_rows(results: Results) -> Rows:
         what = f"declare, differentiate, compile and run a chain of {chain['length']} nodes"
         rows.append([what, duration(chain["seconds"])])
     return rows
+
+
+# -- words
 
 
 def duration(seconds: float) -> str:
@@ -115,13 +226,14 @@ def _spread(timing: Results) -> str:
     return f"{duration(timing['median'])} ±{100 * half / timing['median']:.0f}%"
 
 
-def _cell(found: Results) -> str:
+def _cell(found: Results, kind: str) -> str:
     if "unavailable" in found:
         return "not available"
-    return f"{_spread(found)}\nratio {found['ratio']:.2f}"
+    return _spread(found) if kind == "by hand" else f"{_spread(found)}\nratio {found['ratio']:.2f}"
 
 
-def _filled(table: Table, rows: Rows) -> Table:
+def _filled(table: Table, rows: Rows, lines: bool = False) -> Table:
+    table.show_lines = lines
     for row in rows:
         table.add_row(*row)
     return table

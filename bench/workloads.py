@@ -15,6 +15,7 @@ Arrays = dict[str, np.ndarray]
 Step = Callable[[], Mapping[str, Any]]
 
 RATE, MOMENTUM = 0.01, 0.9
+STEPS_COMPARED = 3  # before anything is timed
 ELEMENTS = 4 * 1024 * 1024
 
 
@@ -26,18 +27,46 @@ class Job(NamedTuple):
     inputs: Arrays
 
 
+class Prepared(NamedTuple):
+    """A contestant's step, its parameters by name at that moment, and facts about it."""
+
+    step: Step
+    state: Callable[[], Arrays]
+    facts: dict[str, Any]
+
+
+class Work(NamedTuple):
+    """What no implementation can avoid: FLOPs of matrix products, bytes read or written."""
+
+    flops: int
+    nbytes: int
+
+
 @dataclass(frozen=True)
 class Workload:
     """`build()` declares the program; `reference(inputs, params)` gives the hand-written step.
 
     The reference returns the same outputs by name and changes the arrays of `params` in place, so
-    that results and parameters of both can be compared.
+    that results and parameters of both can be compared. `kind` says which function of a peer makes
+    the same step; `flops` are those of the matrix products.
     """
 
     name: str
     about: str
+    kind: str
     build: Callable[[], Job]
     reference: Callable[[Arrays, Arrays], Step]
+    flops: int = 0
+
+    def work(self, job: Job) -> Work:
+        """Each input read, each output written, each parameter and its velocity read and written.
+
+        Bytes count once, and they count where everything would fit into the caches, too.
+        """
+        inputs = sum(a.nbytes for a in job.inputs.values())
+        outputs = sum(node.type.nbytes for node in job.outputs.values())
+        state = sum(p.type.nbytes for p in job.updates)
+        return Work(self.flops, inputs + outputs + 2 * state)
 
 
 # -- training steps: forward, backward, SGD with momentum ----------------------------------------
@@ -68,6 +97,12 @@ def network(sizes: tuple[int, ...], batch: int) -> Job:
         "labels": random.integers(0, sizes[-1], batch).astype("int32"),
     }
     return Job({"loss": loss}, updates, inputs)
+
+
+def network_flops(sizes: tuple[int, ...], batch: int) -> int:
+    """2 batch m n for each of x @ w, x.T @ g and g @ w.T; the first layer needs no last one."""
+    products = [2 * batch * m * n for m, n in pairwise(sizes)]
+    return 3 * sum(products) - products[0]
 
 
 def network_by_hand(inputs: Arrays, params: Arrays) -> Step:
@@ -196,7 +231,8 @@ def cross_entropy_by_hand(inputs: Arrays, _: Arrays) -> Step:
 
 def training(name: str, sizes: tuple[int, ...], batch: int) -> Workload:
     about = f"training step {'-'.join(map(str, sizes))}, batch {batch}"
-    return Workload(name, about, lambda: network(sizes, batch), network_by_hand)
+    flops = network_flops(sizes, batch)
+    return Workload(name, about, "network", lambda: network(sizes, batch), network_by_hand, flops)
 
 
 WORKLOADS = (
@@ -205,15 +241,15 @@ WORKLOADS = (
     training("mnist", (784, 512, 256, 10), 128),
     training("wide", (1024, 2048, 2048, 1024), 256),
     Workload(
-        "elementwise", "tanh(a*b+c)*sigmoid(a)+relu(b)*c, 4 M elements",
+        "elementwise", "tanh(a*b+c)*sigmoid(a)+relu(b)*c, 4 M elements", "elementwise",
         elementwise, elementwise_by_hand,
     ),
     Workload(
-        "elementwise-gradient", "gradient of its sum in a, b and c",
+        "elementwise-gradient", "gradient of its sum in a, b and c", "elementwise gradient",
         elementwise_gradient, elementwise_gradient_by_hand,
     ),
     Workload(
-        "cross-entropy", "softmax cross-entropy 8192 x 1024 with gradient",
+        "cross-entropy", "softmax cross-entropy 8192 x 1024 with gradient", "cross-entropy",
         cross_entropy, cross_entropy_by_hand,
     ),
 )  # fmt: skip

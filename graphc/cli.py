@@ -64,6 +64,7 @@ def _app() -> Any:
     backends = typer.Option([], "--backend", help="A backend to run on; all by default.")
     peers = typer.Option(False, "--peers", help="Compare with other libraries, too.")
     results = typer.Option("", "--out", metavar="FILE", help="The JSON file to write.")
+    plot = typer.Option("", "--plot", metavar="FILE", help="A .png, .svg or .pdf to draw.")
 
     def print_version(wanted: bool) -> None:
         if wanted:
@@ -93,11 +94,11 @@ def _app() -> Any:
     @app.command()
     def bench(
         case: list[str] = cases, backend: list[str] = backends, peers: bool = peers,
-        out: str = results,
+        out: str = results, plot: str = plot,
     ) -> None:  # fmt: skip
         """Time the benchmarks against NumPy by hand."""
         try:
-            load_bench().run(case, backend, out or None, peers)
+            load_bench().run(case, backend, out or None, peers, plot or None)
         except OSError as error:
             raise UsageError(f"bench: {error}") from None
 

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -79,12 +80,12 @@ class Structure:
     names: tuple[str, ...]
     kind: type
 
-    def pack(self, values: Sequence[Any]) -> Any:
+    def packer(self) -> Callable[[list[Any]], Any]:
+        """What makes the returned structure of a list of results."""
         if self.kind is dict:
-            return dict(zip(self.names, values, strict=True))
-        if self.kind is Node:
-            return values[0]
-        return self.kind(values)
+            names = self.names
+            return lambda values: dict(zip(names, values, strict=True))
+        return itemgetter(0) if self.kind is Node else self.kind
 
 
 class Executable:
@@ -109,7 +110,7 @@ class Executable:
     ) -> None:
         self.graph, self.name = graph, name
         self._choice = choice
-        self._structure, self._specialise, self._check = structure, specialise, check
+        self._pack, self._specialise, self._check = structure.packer(), specialise, check
         self._numbers, self._seed, self._step = numbers, _as_seed(seed), 0
         self._draws = Draws(self._seed, 0, numbers)
         self._specs = [(n.name, n.shape, n.dtype) for n in graph.inputs]
@@ -127,22 +128,21 @@ class Executable:
         Returns fresh NumPy arrays in the structure of `outputs`. Raises InputError, changing
         nothing, for missing, unknown or unfit inputs and for sizes that disagree.
         """
-        if inputs is not None and not isinstance(inputs, Mapping):
-            raise InputError(
-                f"{type(inputs).__name__} given; pass arrays by name, as keywords or a mapping"
-            )
-        given = named if inputs is None else {**inputs, **named}
+        if inputs is not None:
+            named = _merged(inputs, named)
         with self._lock:
-            arrays, sizes = self._admit(given)
-            chosen = self._latest if not sizes and self._latest else self._get(sizes)
-            if self._check is None:
-                results = chosen.runner(arrays, self._draws)
-            else:
+            arrays, sizes = self._admit(named)
+            chosen = self._latest
+            if chosen is None or sizes:
+                chosen = self._get(sizes)
+            if self._check is not None:
                 results = self._check.run(chosen.stages, chosen.runner, arrays, self._draws)
+            else:
+                results = chosen.runner(arrays, self._draws)
             if self._numbers:
                 self._step += 1
                 self._draws = Draws(self._seed, self._step, self._numbers)
-        return self._structure.pack(results)
+        return self._pack(results)
 
     def seed(self, seed: int) -> None:
         """Restart the random stream with this seed, at step 0."""
@@ -316,6 +316,15 @@ class Executable:
             return ""
         sizes = ", ".join(f"{s}=..." for s in sorted(self.graph.symbols))
         return f": the sizes are symbolic; call exe.specialize({sizes}), or call it once"
+
+
+def _merged(inputs: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of inputs and keywords together."""
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"{type(inputs).__name__} given; pass arrays by name, as keywords or a mapping"
+        )
+    return {**inputs, **named}
 
 
 def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:

@@ -44,7 +44,7 @@ enum {
 typedef GX_T vector __attribute__((vector_size(GX_VECTOR), aligned(sizeof(GX_T)), may_alias));
 enum { LANES = GX_VECTOR / sizeof(GX_T), GROUP = TILES * WIDE * LANES };
 
-_Static_assert(GROUP <= GX_MOST_COLUMNS, "a block is too wide for those who use it");
+_Static_assert((int)GROUP <= (int)GX_MOST_COLUMNS, "a block is too wide for those who use it");
 
 /* Fused multiply-add is wanted here, and here alone: everywhere else it is written out. */
 #if defined(__clang__)
@@ -151,9 +151,16 @@ static void pack(const gx_product *product, int64_t first, int64_t last, int64_t
     const GX_T *b = (const GX_T *)product->b + first * product->b_column;
     const int64_t row = product->b_row, column = product->b_column, count = last - first;
     if (column == 1) {
+        const int64_t whole = count / LANES * LANES; /* columns in whole vectors */
         for (int64_t z = 0; z < product->k; z++) {
-            memcpy(packed + z * width, b + z * row, (size_t)count * sizeof(GX_T));
-            memset(packed + z * width + count, 0, (size_t)(width - count) * sizeof(GX_T));
+            const GX_T *from = b + z * row;
+            GX_T *to = packed + z * width;
+            for (int64_t j = 0; j < whole; j += LANES) *(vector *)(to + j) = *(const vector *)(from + j);
+            if (whole < width) { /* a call of memcpy would cost more than these few elements */
+                vector rest = {0};
+                for (int64_t j = whole; j < count; j++) rest[j - whole] = from[j];
+                *(vector *)(to + whole) = rest;
+            }
         }
         return;
     }

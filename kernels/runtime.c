@@ -24,11 +24,11 @@ typedef struct {
     int32_t parts, barrier;
 } gx_step;
 
+/* A program as it is to be run: what gx_run is given. */
 typedef struct {
     const gx_call *call;
     const gx_step *steps;
-    int64_t count;
-    int threads;
+    int64_t count, threads;
     double *seconds; /* of each step, if wanted */
 } gx_job;
 
@@ -54,7 +54,7 @@ static inline void pause_briefly(void)
 }
 
 /* All threads of the job meet here. */
-static void meet(int threads)
+static void meet(int64_t threads)
 {
     if (threads == 1)
         return;
@@ -80,7 +80,7 @@ static double now(void)
 }
 
 /* What thread `thread` of the job does. */
-static void work(const gx_job *job, int thread)
+static void work(const gx_job *job, int64_t thread)
 {
     double start = job->seconds ? now() : 0;
     for (int64_t i = 0; i < job->count; i++) {
@@ -133,7 +133,7 @@ static void *serve(void *argument)
     for (;;) {
         seen = await_signal(seen);
         /* Who takes no part must not look at the job: it may be over, and the next one be written. */
-        if ((unsigned)thread < seen % (2 * MOST_THREADS))
+        if ((unsigned long long)thread < seen % (2 * MOST_THREADS))
             work(&team.job, thread);
     }
     return NULL;
@@ -150,7 +150,7 @@ static void forget(void)
 }
 
 /* Start threads until there are `threads` with the caller's; returns how many there are. */
-static int gather(int threads)
+static int64_t gather(int64_t threads)
 {
     static bool registered;
     if (!registered)
@@ -174,18 +174,18 @@ static int gather(int threads)
 }
 
 /* Run a program: all its steps, in order. */
-void gx_run(const gx_call *call, const gx_step *steps, int64_t count, int64_t threads,
-            double *seconds)
+void gx_run(const gx_job *wanted)
 {
-    gx_job job = {call, steps, count, 1, seconds};
-    if (threads == 1 || pthread_mutex_trylock(&team.busy) != 0) {
+    gx_job job = *wanted;
+    if (job.threads == 1 || pthread_mutex_trylock(&team.busy) != 0) {
+        job.threads = 1;
         work(&job, 0);
         return;
     }
-    job.threads = gather((int)threads);
+    job.threads = gather(job.threads);
     team.job = job;
     const unsigned long long number = atomic_load(&team.signal) / (2 * MOST_THREADS) + 1;
-    atomic_store(&team.signal, number * (2 * MOST_THREADS) + (unsigned)job.threads);
+    atomic_store(&team.signal, number * (2 * MOST_THREADS) + (unsigned long long)job.threads);
     pthread_mutex_lock(&team.lock);
     if (team.sleepers)
         pthread_cond_broadcast(&team.wake);

@@ -115,6 +115,7 @@ WRONG = {
     "inspect cli_model:fixed --nonsense": "No such option",
     "bench --case no-such-case": "no-such-case",
     "bench --backend no-such-backend": "no-such-backend",
+    "bench --plot FILE.jpeg": "need a name that ends in .png",
 }  # fmt: skip
 
 

@@ -102,7 +102,8 @@ def test_editable_install_reads_the_checkout(root: Path, tmp_path: Path) -> None
 def test_dependencies_are_what_is_imported(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     declared = {line.split(">=")[0] for line in project["dependencies"]}
-    extra = {line.split(">=")[0] for line in project["optional-dependencies"]["peers"]}
+    extras = project["optional-dependencies"]
+    extra = {line.split(">=")[0] for line in extras["peers"] + extras["plot"]}
     extra.add("mpmath")  # of `dev`, for bench/accuracy.py
     imported: set[str] = set()
     for path in [*(root / "graphc").rglob("*.py"), *(root / "bench").rglob("*.py")]:

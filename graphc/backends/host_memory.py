@@ -200,6 +200,7 @@ class HostMemory:
         with _laying_out:
             for slab in self.program.param_slabs:
                 _lay_out(slab)
+            Storage.share_lock([p.storage for p in self.graph.params])
             changes = Storage.changes
             for param in self.graph.params:
                 param.storage.check(param.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -58,6 +58,18 @@ class StepRecord(ctypes.Structure):
     )
 
 
+class Job(ctypes.Structure):
+    """`gx_job` of kernels/runtime.c."""
+
+    _fields_ = (
+        ("call", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("seconds", ctypes.c_void_p),
+    )
+
+
 class NativeRunner:
     """A program compiled and bound to memory."""
 
@@ -80,14 +92,12 @@ class NativeRunner:
         self.frame = Frame()
         self._fill_frame(printed, objects, options.sizes)
         self._steps = self._table(printed, objects["program"])
-        run = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
-        )(ctypes.cast(objects["runtime"].gx_run, ctypes.c_void_p).value or 0)
-        # one foreign call: an interrupt waits for its end
-        self._step = partial(
-            run, ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
+        self._job = Job(
+            ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
             self.threads, None,
         )  # fmt: skip
+        # one foreign call: an interrupt waits for its end
+        self._step = partial(_function(objects["runtime"].gx_run), ctypes.addressof(self._job))
         self.draws = bool(options.numbers)
         self.memory = HostMemory(program, options)
         self.memory.attach(self)
@@ -164,6 +174,13 @@ class NativeRunner:
             records[i] = StepRecord(functions[launch.function], at, step.parts, step.barrier)
             at += len(launch.slots) * ctypes.sizeof(ctypes.c_void_p)
         return records
+
+
+def _function(entry: Any) -> Callable[[int], None]:
+    """A function of one address; a prototype of its own is called faster than one found by name."""
+    address = ctypes.cast(entry, ctypes.c_void_p).value
+    assert address is not None
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 # -- objects

@@ -16,8 +16,9 @@ CHUNK = 1 << 16  # elements of a chunk of a long reduction
 MOST_CHUNKS = 64
 
 FLOPS = 1e11  # per second of one core: rough figures, to decide what is worth sharing
-MULTIPLY = 5e-11  # seconds of an element and a unit of cost
-BYTES = 2e10  # per second, from the caches
+MULTIPLY = 2.5e-11  # seconds of an element and a unit of cost
+IN_CACHE = 1 << 20  # bytes
+BYTES, BYTES_AFAR = 1e11, 1.5e10  # per second, from the caches and from memory
 
 
 def arrange(kernel: Kernel) -> tuple[list[int], list[int], int | None]:
@@ -146,4 +147,6 @@ def estimate(kernel: Kernel) -> float:
     """Seconds that a kernel takes on one core, roughly."""
     product = kernel.contraction.flops / FLOPS if kernel.contraction is not None else 0.0
     costs = sum(s.node.op.cost for s in kernel.statements if not s.is_copy)
-    return product + kernel.size * costs * MULTIPLY + kernel.nbytes / BYTES
+    nbytes = kernel.nbytes
+    moved = nbytes / (BYTES if nbytes <= IN_CACHE else BYTES_AFAR)
+    return max(product + kernel.size * costs * MULTIPLY, moved)

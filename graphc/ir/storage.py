@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -68,6 +68,24 @@ class Storage:
             array[...] = self.array
             self.array, self.slab, self.lock = array, slab, lock
             Storage.changes += 1
+
+    @staticmethod
+    def share_lock(storages: Sequence[Storage]) -> None:
+        """Guard several values by one lock, because one program uses them all: one lock is taken
+        faster than many. Programs that have nothing in common still do not wait for each other."""
+        locks = {id(s.lock): s.lock for s in storages}
+        if len(locks) < 2:
+            return
+        ordered = [locks[key] for key in sorted(locks)]
+        for lock in ordered:
+            lock.acquire()
+        try:
+            for storage in storages:
+                storage.lock = ordered[0]
+            Storage.changes += 1
+        finally:
+            for lock in reversed(ordered):
+                lock.release()
 
     def invalidate(self, why: str) -> None:
         """Mark the value as undefined: a fault stopped an update midway."""
