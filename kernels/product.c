@@ -205,7 +205,7 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
 {
     const int64_t m = product->m, n = product->n;
     int64_t top = 0, bottom = m, left = 0, right = n;
-    if (product->by_columns) {
+    if (gx_by_columns(m, n, product->k)) {
         left = gx_start(n, WIDE * LANES, part, parts);
         right = gx_start(n, WIDE * LANES, part + 1, parts);
     } else {

@@ -41,7 +41,6 @@ typedef void gx_use_block(const gx_call *call, char *const *at, const gx_block *
 struct gx_product {
     const void *a, *b;
     int64_t m, n, k, a_row, a_column, b_row, b_column;
-    bool by_columns;
     gx_use_block *use;    /* gets every block, and what follows */
     char *const *at;
     const int64_t *batch; /* indices of this product in a stack */
@@ -57,6 +56,14 @@ struct gx_call {
     int64_t scratch_nbytes;    /* of one part */
     uint32_t seed[2], step[2]; /* of the random draws */
 };
+
+/* Whether parts share the columns of a product rather than its rows: a wide one is shared so that each
+ * part reads its own share of the larger operand. Small products stay with their rows, which may have
+ * been written by the same thread. */
+static inline bool gx_by_columns(int64_t m, int64_t n, int64_t k)
+{
+    return n >= 2 * m && m * n * k >= 1 << 23;
+}
 
 /* The start of a part, of `extent` things that are shared out in whole units. Part `parts` starts at
  * the end. */

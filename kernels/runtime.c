@@ -3,7 +3,8 @@
  *
  * The team is started when a program first needs it. Between launches its threads spin for a short
  * while, because the next one follows at once, and then sleep. There is one team: a second caller
- * that finds it busy runs all parts by itself, with the same result.
+ * that finds it busy runs all parts by itself, with the same result. So does one whose brief program
+ * waited for the others in vain: they sleep, or their cores are taken by somebody else.
  */
 #include "program.h"
 
@@ -15,7 +16,13 @@
 
 /* -- the team */
 
-enum { MOST_THREADS = 256, SPINS = 4000, PATIENCE = 1000 };
+enum {
+    MOST_THREADS = 256,
+    SPINS = 4000,    /* looks at the signal before a thread sleeps: about 0.2 ms */
+    PATIENCE = 1000, /* looks at a barrier before a thread lets others have its core */
+    LATE_RUNS = 2,   /* runs in a row that waited longer than that, until a caller goes alone */
+    ALONE = 100      /* runs that it goes alone before it tries again */
+};
 
 /* A launch and how it is run: `barrier` waits for all parts of the launches before it. */
 typedef struct {
@@ -29,6 +36,7 @@ typedef struct {
     const gx_call *call;
     const gx_step *steps;
     int64_t count, threads;
+    int64_t brief;   /* whether it takes less time than threads can be waited for */
     double *seconds; /* of each step, if wanted */
 } gx_job;
 
@@ -38,6 +46,8 @@ static struct {
     int started;                /* threads beside the caller's */
     int sleepers;               /* under `lock` */
     gx_job job;
+    int late_runs, alone;       /* under `busy` */
+    atomic_bool late;           /* whether somebody's patience came to its end in this run */
     _Alignas(64) atomic_ullong signal; /* a new number of a job, and how many threads it takes */
     _Alignas(64) atomic_int arrived; /* at the barrier */
     _Alignas(64) atomic_uint phase;  /* of the barrier */
@@ -65,10 +75,12 @@ static void meet(int64_t threads)
         return;
     }
     for (int spins = 0; atomic_load_explicit(&team.phase, memory_order_acquire) == phase; spins++) {
-        if (spins < PATIENCE)
+        if (spins < PATIENCE) {
             pause_briefly();
-        else
-            sched_yield(); /* more threads than cores: let the others arrive */
+            continue;
+        }
+        atomic_store_explicit(&team.late, true, memory_order_relaxed);
+        sched_yield(); /* more threads than cores: let the others arrive */
     }
 }
 
@@ -182,8 +194,16 @@ void gx_run(const gx_job *wanted)
         work(&job, 0);
         return;
     }
+    if (job.brief && team.alone > 0) {
+        team.alone--;
+        job.threads = 1;
+        work(&job, 0);
+        pthread_mutex_unlock(&team.busy);
+        return;
+    }
     job.threads = gather(job.threads);
     team.job = job;
+    atomic_store(&team.late, false);
     const unsigned long long number = atomic_load(&team.signal) / (2 * MOST_THREADS) + 1;
     atomic_store(&team.signal, number * (2 * MOST_THREADS) + (unsigned long long)job.threads);
     pthread_mutex_lock(&team.lock);
@@ -191,5 +211,10 @@ void gx_run(const gx_job *wanted)
         pthread_cond_broadcast(&team.wake);
     pthread_mutex_unlock(&team.lock);
     work(&job, 0);
+    team.late_runs = job.brief && atomic_load(&team.late) ? team.late_runs + 1 : 0;
+    if (team.late_runs >= LATE_RUNS) {
+        team.late_runs = 0;
+        team.alone = ALONE;
+    }
     pthread_mutex_unlock(&team.busy);
 }

@@ -14,6 +14,7 @@ from graphc.codegen.tables import Slots, Tables
 from graphc.schedule.records import Access, Contraction, Kernel
 
 MOST_COLUMNS = 256  # of a block: GX_MOST_COLUMNS of kernels/program.h
+WIDE = 1 << 23  # multiply-adds from which parts share the columns of a wide product
 STACK_FROM = 8  # products of a stack from which parts share the stack, not each product
 
 
@@ -77,7 +78,7 @@ def _print_call(
         "const gx_product product = {",
         f".a = {a},",
         f".b = {b},",
-        f".m = {m}, .n = {n}, .k = {k}, .by_columns = {n} >= 2 * {m},",
+        f".m = {m}, .n = {n}, .k = {k},",
         f".use = {use}, .at = at, .batch = {'batch' if batch else 'NULL'},",
         "};",
         f"call->multiply_{element}(call, &product, call->scratch + part * call->scratch_nbytes, "
@@ -104,7 +105,7 @@ def _print_call(
 def _share(c: Contraction, stacked: int, by_stack: bool) -> Share:
     if by_stack:
         return Share(stacked, axis=0 if len(c.batch) == 1 else None)
-    if c.n >= 2 * c.m:  # product.c cuts the columns, at its own multiples
+    if c.n >= 2 * c.m and c.m * c.n * c.k >= WIDE:  # gx_by_columns; cut at product.c's multiples
         return Share(c.n)
     return Share(c.m, ROW_UNIT, None if c.batch else -2)
 
