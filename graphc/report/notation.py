@@ -95,7 +95,8 @@ def duration_text(seconds: float) -> str:
 
 def percent_text(share: float) -> str:
     """A share of 1: `31 %`, with a decimal below ten."""
-    return f"{share:.1%}".replace("%", " %") if share < 0.0995 else f"{share:.0%}".replace("%", " %")
+    percent = 100 * share
+    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
 
 
 def extents_text(shape: tuple[object, ...]) -> str:

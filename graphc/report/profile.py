@@ -118,9 +118,7 @@ class Profile:
         total = sum(medians)
         return tuple(
             KernelProfile(kernel, runs, seconds / total if total else 0.0, *peaks)
-            for kernel, runs, seconds in zip(
-                self.schedule.kernels, self.runs, medians, strict=True
-            )
+            for kernel, runs, seconds in zip(self.schedule.kernels, self.runs, medians, strict=True)
         )
 
     @property
