@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from graphc.backends import Choice
 from graphc.backends.base import Runner
+from graphc.backends.peaks import measure_peaks
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
 from graphc.ir.dim import Dim
@@ -26,6 +28,7 @@ from graphc.ir.philox import Draws
 from graphc.ir.storage import admit
 from graphc.ir.tensor_type import DType, TensorType
 from graphc.report.explain import explain, summary
+from graphc.report.profile import Profile
 from graphc.report.stage import Stage
 from graphc.schedule.records import Kernel, MemoryPlan, Program
 
@@ -128,13 +131,9 @@ class Executable:
         Returns fresh NumPy arrays in the structure of `outputs`. Raises InputError, changing
         nothing, for missing, unknown or unfit inputs and for sizes that disagree.
         """
-        if inputs is not None:
-            named = _merged(inputs, named)
+        given = named if inputs is None else _by_name(inputs, named)
         with self._lock:
-            arrays, sizes = self._admit(named)
-            chosen = self._latest
-            if chosen is None or sizes:
-                chosen = self._get(sizes)
+            arrays, chosen = self._choose(given)
             if self._check is not None:
                 results = self._check.run(chosen.stages, chosen.runner, arrays, self._draws)
             else:
@@ -143,6 +142,43 @@ class Executable:
                 self._step += 1
                 self._draws = Draws(self._seed, self._step, self._numbers)
         return self._pack(results)
+
+    def profile(self, inputs: Mapping[str, Any] | None = None, repeat: int = 10) -> Profile:
+        """Where the time of a call goes: seconds, FLOP/s and bytes/s of each kernel.
+
+        `inputs`: arrays by name, as a call takes them. Runs `repeat` times kernel by kernel and as
+        often as an ordinary call (without `check`), and measures the machine's peaks once per
+        process. Nothing changes: parameters that are updated have their old values afterwards, bit
+        for bit, and a call draws the random numbers that it would have drawn. Meanwhile other
+        threads wait for the parameters. Raises InputError as a call does, and for a `repeat` below
+        1.
+        """
+        if isinstance(repeat, bool) or not isinstance(repeat, int | np.integer) or repeat < 1:
+            raise InputError(f"repeat {repeat!r}: need an int of 1 or more")
+        given = _by_name(inputs, {})
+        with self._lock:
+            arrays, chosen = self._choose(given)
+            with chosen.runner.unchanged():
+                self._time_call(given)
+                chosen.runner.time_kernels(arrays, self._draws, 1)  # the caches are warm from here
+                # half of the calls before and half after: a machine that slows down slows both
+                calls = [self._time_call(given) for _ in range(repeat // 2)]
+                runs = chosen.runner.time_kernels(arrays, self._draws, int(repeat))
+                calls += [self._time_call(given) for _ in range(repeat - repeat // 2)]
+        peaks = measure_peaks()
+        return Profile(
+            self.name, self.backend, chosen.program.schedule, tuple(map(tuple, runs)),
+            tuple(calls), peaks.flops_per_second, peaks.bytes_per_second,
+        )  # fmt: skip
+
+    def _time_call(self, given: Mapping[str, Any]) -> float:
+        """Seconds of what a call does; the random stream stays where it is."""
+        start = perf_counter()
+        arrays, chosen = self._choose(given)
+        results = self._pack(chosen.runner(arrays, self._draws))
+        seconds = perf_counter() - start
+        del results  # giving back its memory is the caller's time
+        return seconds
 
     def seed(self, seed: int) -> None:
         """Restart the random stream with this seed, at step 0."""
@@ -155,6 +191,11 @@ class Executable:
         with self._lock:
             self._get(tuple(sorted(check_sizes(self.graph, sizes).items())))
         return self
+
+    def _choose(self, given: Mapping[str, Any]) -> tuple[list[np.ndarray], Specialisation]:
+        """The inputs as arrays, and the program for their sizes, compiled if need be."""
+        arrays, sizes = self._admit(given)
+        return arrays, self._latest if not sizes and self._latest else self._get(sizes)
 
     def _get(self, sizes: Sizes) -> Specialisation:
         found = self._known.get(sizes)
@@ -318,8 +359,10 @@ class Executable:
         return f": the sizes are symbolic; call exe.specialize({sizes}), or call it once"
 
 
-def _merged(inputs: Any, named: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping of inputs and keywords together."""
+def _by_name(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arrays of a call by name, from a mapping and keywords."""
+    if inputs is None:
+        return named
     if not isinstance(inputs, Mapping):
         raise InputError(
             f"{type(inputs).__name__} given; pass arrays by name, as keywords or a mapping"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +51,16 @@ class Runner(Protocol):
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
         """Run once: arrays for the declared inputs in order, fresh arrays for its outputs."""
+        ...
+
+    def time_kernels(self, inputs: Sequence[Any], draws: Draws, repeat: int) -> list[list[float]]:
+        """Run `repeat` times, kernel by kernel: for each kernel of the program in order, its
+        seconds in each run. A run like any other: it updates parameters; its results are lost."""
+        ...
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """While it lasts, no one else reads or writes the program's parameters; at its end they
+        have their old values, bit for bit, whatever this runner did meanwhile."""
         ...
 
 

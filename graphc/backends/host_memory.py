@@ -7,12 +7,14 @@ into fixed slots and small results out of them; large ones are bound anew with e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 
 from graphc.backends.base import Options
+from graphc.backends.interrupts import uninterrupted
 from graphc.backends.recycled import Recycled
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
@@ -70,6 +72,7 @@ class HostMemory:
         self.bases: dict[Buffer, np.ndarray] = {}
         self.arena: Arena = options.shared.setdefault("arena", Arena())
         self.arena.reserve(program.plan.peak_nbytes)
+        self._is_unchanged = False
         self._find_params()
         self._find_arena()
         self._place_results()
@@ -133,6 +136,28 @@ class HostMemory:
             results.append(array if array.shape == shape else array.reshape(shape))
         return results
 
+    @contextmanager
+    def unchanged(self) -> Generator[None]:
+        """Hold the locks of all parameters, and give those that calls meanwhile update their old
+        values back at the end, bit for bit. It takes as many bytes as they do."""
+        locks = self._lock_params()
+        try:
+            old = [p.storage.array.copy() for p in self.updates]
+            self._is_unchanged = True
+            try:
+                yield
+            finally:
+                self._is_unchanged = False
+                uninterrupted(lambda: self._restore(old))
+        finally:
+            for lock in locks:
+                lock.release()
+
+    def _restore(self, old: Sequence[np.ndarray]) -> None:
+        for param, value in zip(self.updates, old, strict=True):
+            param.storage.array[...] = value
+            param.storage.invalid = ""  # a call that failed midway has done no harm
+
     def invalidate(self, error: BaseException) -> None:
         """A step failed midway: the values that it was to update count as lost."""
         for param in self.updates:
@@ -140,6 +165,8 @@ class HostMemory:
 
     def _lock_params(self) -> list[threading.RLock]:
         """Take the locks of all parameters, at the addresses that the program is bound to."""
+        if self._is_unchanged:
+            return []  # they are held, so that no program can move a value
         while True:
             locks = self._locks
             for lock in locks:

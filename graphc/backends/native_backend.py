@@ -12,6 +12,7 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -80,6 +81,7 @@ class NativeRunner:
         self.source, self.kernel_sources = printed.text, printed.kernel_sources
         self.threads = options.threads or available_threads()
         self.steps = plan_steps(program, printed, self.threads)
+        self._kernel_of = [launch.kernel for launch in printed.launches]
         if all(step.parts == 1 for step in self.steps):
             self.threads = 1
         objects = load_objects(
@@ -106,10 +108,35 @@ class NativeRunner:
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
         if self.draws:
-            frame = self.frame
-            frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
-            frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
+            self._set_draws(draws)
         return self.memory.run(inputs, self._step)
+
+    def time_kernels(
+        self, inputs: Sequence[np.ndarray], draws: Draws, repeat: int
+    ) -> list[list[float]]:
+        """Seconds of each kernel in each of `repeat` runs, those of its launches added up. All
+        threads wait for each other around each launch, which a call does only where it must."""
+        seconds = (ctypes.c_double * max(1, len(self.steps)))()
+        found = [[0.0] * repeat for _ in self.kernel_sources]
+        self._set_draws(draws)
+        self._job.seconds = ctypes.addressof(seconds)
+        try:
+            for run in range(repeat):
+                self.memory.run(inputs, self._step)
+                for kernel, taken in zip(self._kernel_of, seconds, strict=False):
+                    found[kernel][run] += taken
+        finally:
+            self._job.seconds = None
+        return found
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Parameters have their old values at its end, whatever ran meanwhile."""
+        return self.memory.unchanged()
+
+    def _set_draws(self, draws: Draws) -> None:
+        frame = self.frame
+        frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
+        frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
 
     def bind(self, buffer: Buffer, array: np.ndarray) -> None:
         """Note where a buffer lies now."""

@@ -7,16 +7,18 @@ when their address changes. Large kernels run in blocks, on threads.
 
 from __future__ import annotations
 
-import _signal  # pyright: ignore[reportMissingImports] -- without the enums of `signal`: 10 x faster
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from math import prod
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeVar
 
 import numpy as np
 
 from graphc.backends.base import Availability, Backend, Options
 from graphc.backends.host_memory import HostMemory, extent_in_memory
+from graphc.backends.interrupts import uninterrupted
 from graphc.backends.numpy_kernel import print_kernel
 from graphc.backends.numpy_text import Binding, KernelText, Names
 from graphc.backends.threads import Team, available_threads, quiet_context, run_in_turn
@@ -34,6 +36,7 @@ from graphc.schedule.records import (
 )
 
 RESERVED = ("copyto", "matmul", "lo", "hi", "worker", "run_blocks", "run_in_turn", "step")
+T = TypeVar("T")
 INLINE = 1500  # lines: a longer program is a function per kernel
 
 
@@ -53,6 +56,7 @@ class NumpyRunner:
         self.names_of: dict[Buffer, list[tuple[str, Binding]]] = {}
         self.names = Names(RESERVED)
         self.whole_names: dict[str, str] = {}
+        self._timed: list[Callable[[], None]] | None = None
         self.texts = [
             print_kernel(k, self.graph.names, self.names, lambda s, k=k: self._overlapping(k, s))
             for k in program.kernels
@@ -70,14 +74,35 @@ class NumpyRunner:
 
     def _uninterrupted_step(self) -> None:
         if self.memory.updates:
-            _uninterrupted(self.run_step)
+            uninterrupted(self.run_step)
         else:
             self.run_step()
 
     def run_step(self) -> None:
         """Run the generated function, without NumPy's warnings."""
+        self._run(self.step)
+
+    def time_kernels(
+        self, inputs: Sequence[np.ndarray], draws: Draws, repeat: int
+    ) -> list[list[float]]:
+        """Seconds of each kernel in each of `repeat` runs, each kernel as a function of its own."""
+        functions = self._kernel_functions()
+        runs: list[list[float]] = []
+        self.draws = draws
+        for _ in range(repeat):
+            self.memory.run(
+                inputs, lambda: runs.append(self._run(lambda: _time_in_turn(functions)))
+            )
+        return [[run[i] for run in runs] for i in range(len(functions))]
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Parameters have their old values at its end, whatever ran meanwhile."""
+        return self.memory.unchanged()
+
+    def _run(self, function: Callable[[], T]) -> T:
+        """Call what may update parameters; if it fails midway, their values count as lost."""
         try:
-            self.context.run(self.step)
+            return self.context.run(function)
         except BaseException as error:
             self.memory.invalidate(error)
             raise
@@ -171,6 +196,7 @@ class NumpyRunner:
         """Make the one function that runs a step out of the kernels' lines."""
         functions: list[str] = []
         body: list[str] = []
+        self.kernel_lines: list[list[str]] = []
         self.kernel_sources: list[str] = []
         whole = sum(len(t.lines) for t in self.texts) > INLINE
         for text in self.texts:
@@ -189,7 +215,9 @@ class NumpyRunner:
             if function:
                 functions.append(function)
             if not text.kernel.size and not text.after and not text.kernel.inner:
+                self.kernel_lines.append([])
                 continue  # no elements, nothing to do
+            self.kernel_lines.append([header, *lines])
             if whole:
                 name = self.names.fresh(text.kernel.name)
                 functions.append(_function(f"{name}()", [header, *lines]))
@@ -201,23 +229,27 @@ class NumpyRunner:
         exec(compile(self.source, "<graphc numpy program>", "exec"), self.environment)
         self.step: Callable[[], None] = self.environment["step"]
 
+    def _kernel_functions(self) -> list[Callable[[], None]]:
+        """A function for each kernel, made when first asked for: a step has their lines in one."""
+        if self._timed is None:
+            names = [self.names.fresh(f"{text.kernel.name}_alone") for text in self.texts]
+            source = "\n\n".join(
+                _function(f"{name}()", lines)
+                for name, lines in zip(names, self.kernel_lines, strict=True)
+            )
+            exec(compile(source, "<graphc numpy kernels>", "exec"), self.environment)
+            self._timed = [self.environment[name] for name in names]
+        return self._timed
 
-def _uninterrupted(run: Callable[[], None]) -> None:
-    """Let an interrupt wait for the end of the step, so that no update is left half done."""
-    handler: Any = None
-    if threading.current_thread() is threading.main_thread():
-        handler = _signal.getsignal(_signal.SIGINT)
-    if not callable(handler):
-        run()
-        return
-    pending: list[Any] = []
-    _signal.signal(_signal.SIGINT, lambda *args: pending.append(args))
-    try:
-        run()
-    finally:
-        _signal.signal(_signal.SIGINT, handler)
-    if pending:
-        handler(*pending[0])
+
+def _time_in_turn(functions: Sequence[Callable[[], None]]) -> list[float]:
+    """Call one function after another; the seconds that each took."""
+    clock = perf_counter
+    times = [clock()]
+    for function in functions:
+        function()
+        times.append(clock())
+    return [end - start for start, end in pairwise(times)]
 
 
 def describe_kernel(kernel: Kernel) -> str:

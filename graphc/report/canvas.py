@@ -49,10 +49,22 @@ VIEW = Style("plain", "#ffffff", GREY, "")
 GHOST = Style("box", "#ffffff", GREY, "dashed")
 BUFFER = Style("tab", "#fff7d6", "#a86f00")
 RESULT = Style("ellipse", "#d3efdf", "#00704d")
+HEATS = ((0xF4, 0xF6, 0xF8), (0xFF, 0xE6, 0xA3), (0xF7, 0x9A, 0x76))  # ever darker in grey, too
 
 
 Entry = tuple[str, Style, dict[str, str]]
 """A row of a legend: its word, its style, and further DOT attributes."""
+
+
+def heat_color(heat: float) -> str:
+    """A fill from pale grey (0) over yellow to red (1), on which ink reads well."""
+    place = min(max(heat, 0.0), 1.0) * (len(HEATS) - 1)
+    first = min(int(place), len(HEATS) - 2)
+    mixed = (
+        round(a + (b - a) * (place - first))
+        for a, b in zip(HEATS[first], HEATS[first + 1], strict=True)
+    )
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
 def visible(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from graphc.ir.graph import Graph
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
 from graphc.ir.text import Role, attributes, roles, scalar_text, sites
-from graphc.report.canvas import GHOST, GREEN, GREY, STYLES, VIEW, Canvas
+from graphc.report.canvas import GHOST, GREEN, GREY, STYLES, VIEW, Canvas, Entry, Style, heat_color
 from graphc.report.changes import Changes, changes
 from graphc.report.notation import (
     Names,
@@ -41,6 +41,7 @@ class Sketch:
     names: Names
     diff: Changes = NOTHING
     kernel_of: Mapping[Node, int] = field(default_factory=dict[Node, int])
+    inner_line: str = "#9aa5b1"  # of edges within a kernel
 
     @cached_property
     def roles(self) -> dict[Node, Role]:
@@ -192,7 +193,7 @@ def _is_scalar(node: Node) -> bool:
     return scalar_text(node) is not None
 
 
-def _draw_legend(canvas: Canvas, sketch: Sketch) -> None:
+def _draw_legend(canvas: Canvas, sketch: Sketch, more: Sequence[Entry] = ()) -> None:
     drawn = {sketch.roles[n] for n in sketch.graph.nodes if sketch.is_drawn(n)}
     entries = [(str(role), STYLES[role], {}) for role in Role if role in drawn]
     if sketch.marks:
@@ -201,14 +202,26 @@ def _draw_legend(canvas: Canvas, sketch: Sketch) -> None:
         entries.append(("removed", GHOST, {"color": GREY, "fontcolor": GREY}))
     if sketch.diff.added:
         entries.append(("added", STYLES[Role.FORWARD], {"color": GREEN, "penwidth": "3"}))
-    canvas.legend(entries)
+    canvas.legend([*entries, *more])
 
 
 # -- schedules
 
 
-def schedule_dot(schedule: Schedule, before: object = None, title: str = "schedule") -> str:
-    """DOT source of a schedule: a cluster per kernel, bytes and reasons on edges between them."""
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """How hot a kernel is drawn, from 0 to 1, what that says, and a line for its label."""
+
+    level: float
+    value: str
+    line: str
+
+
+def schedule_dot(
+    schedule: Schedule, before: object = None, title: str = "schedule", heats: Sequence[Heat] = ()
+) -> str:
+    """DOT source of a schedule: a cluster per kernel, bytes and reasons on edges between them.
+    `heats`: one for each kernel, or none."""
     graph = schedule.graph
     diff = changes(before, graph) if isinstance(before, Graph) else NOTHING
     kernel_of = {
@@ -216,6 +229,8 @@ def schedule_dot(schedule: Schedule, before: object = None, title: str = "schedu
         for node in kernel_nodes(kernel)
     }  # fmt: skip
     sketch = Sketch(graph, schedule_names(schedule), diff, kernel_of)
+    if heats:
+        sketch.inner_line = "#55606c"  # is seen on a hot kernel, too
     saved_in: Counter[int] = Counter()
     for edge in schedule.edges:
         saved_in[kernel_of.get(edge.consumer, -1)] += edge.saved_nbytes
@@ -230,26 +245,38 @@ def schedule_dot(schedule: Schedule, before: object = None, title: str = "schedu
         elif sketch.is_drawn(node):
             _draw_node(canvas, sketch, node)
     for index, kernel in enumerate(schedule.kernels):
-        _draw_kernel(canvas, sketch, index, kernel, members.get(index, ()), saved_in[index])
+        _draw_kernel(canvas, sketch, index, kernel, members.get(index, ()), saved_in[index],
+                     heats[index] if heats else None)  # fmt: skip
     _draw_flows(canvas, sketch, schedule)
-    _draw_legend(canvas, sketch)
+    _draw_legend(canvas, sketch, _heat_entries(heats))
     return canvas.source
 
 
 def _draw_kernel(
-    canvas: Canvas, sketch: Sketch, index: int, kernel: Kernel, nodes: Iterable[Node], saved: int
-) -> None:
+    canvas: Canvas, sketch: Sketch, index: int, kernel: Kernel, nodes: Iterable[Node], saved: int,
+    heat: Heat | None,
+) -> None:  # fmt: skip
     cost = f"{flops_text(kernel.flops)}, {nbytes_text(kernel.nbytes)} moved"
     if saved:
         cost += f", {nbytes_text(saved)} saved"
+    lines = [kernel.name, title_text(kernel), cost, *([heat.line] if heat else [])]
     canvas.begin(
-        f"k{index}", [kernel.name, title_text(kernel), cost], style="filled,rounded",
-        fillcolor="#f4f6f8", color="#445566",
+        f"k{index}", lines, style="filled,rounded", fillcolor=heat_color(heat.level if heat else 0),
+        color="#445566",
         tooltip=canvas.lines([f"own kernel: {kernel.reason}" if kernel.reason else kernel.name]),
     )  # fmt: skip
     for node in nodes:
         _draw_node(canvas, sketch, node)
     canvas.end()
+
+
+def _heat_entries(heats: Sequence[Heat]) -> list[Entry]:
+    """The colours of the coolest and of the hottest kernel, with what they stand for."""
+    ordered = sorted(heats, key=lambda heat: heat.level)
+    return [
+        (heat.value, Style("box", heat_color(heat.level), "#445566", "filled,rounded"), {})
+        for heat in ordered[:: max(1, len(ordered) - 1)]
+    ]
 
 
 def _draw_flows(canvas: Canvas, sketch: Sketch, schedule: Schedule) -> None:
@@ -286,7 +313,7 @@ def _draw_fused(canvas: Canvas, sketch: Sketch, tail: Node, head: Node, edge: Ed
     why = f" ({edge.reason})" if edge and edge.reason else ""
     canvas.edge(
         sketch.keys[tail], sketch.keys[head], tooltip=f"fused{why}: saves {saved}", weight="8",
-        color="#9aa5b1",
+        color=sketch.inner_line,
     )  # fmt: skip
 
 

@@ -88,6 +88,17 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
+def duration_text(seconds: float) -> str:
+    """A time in the unit that suits it, with three digits: `12.3 us`."""
+    return _scaled(seconds * 1e9, 1000, ("ns", "us", "ms", "s"))
+
+
+def percent_text(share: float) -> str:
+    """A share of 1: `31 %`, with a decimal below ten."""
+    percent = 100 * share
+    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
+
+
 def extents_text(shape: tuple[object, ...]) -> str:
     """A space in words: `64 x 128`, `1 point` for none."""
     return " x ".join(map(str, shape)) if shape else "1 point"
