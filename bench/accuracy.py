@@ -38,6 +38,7 @@ EXACT = 2000  # points of float64, each of which takes mpmath some 50 microsecon
 SPECIAL = np.array(
     [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e-45, -1e-45, 3e38, -3e38]
 )
+WHOLE = np.array([2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 2.5, -7.0, 1e10, -(2.0**23 + 1), 2.0**24])
 POINTS = (0.0, 1.0, 1.5, 2 / 3, 4 / 3, 1 / 3, 0.3466, 0.5, 2.0, 3.95, 4.0, 9.0, 10.05, 16.6, 20.0,
           40.0, 60.0, 87.3, 88.72, 89.41, 103.97, 126.0, 128.0, 149.0, np.pi / 2, np.pi, 2 * np.pi,
           1e5, 2.0**24, 2.0**126.4, 16367173 * 2.0**72)  # fmt: skip
@@ -238,7 +239,10 @@ def specials_equal(name: str, function: Callable[..., Array], dtype: Any) -> boo
     """Whether NaN, inf, signed zeros and denormals come out as NumPy has them."""
     with np.errstate(all="ignore"):
         x = SPECIAL.astype(dtype)
-        operands = [a.ravel() for a in np.meshgrid(x, x)] if name == "power" else [x]
+        operands = [x]
+        if name == "power":
+            x = np.concatenate([SPECIAL, WHOLE]).astype(dtype)
+            operands = [a.ravel() for a in np.meshgrid(x, x)]
         got = np.asarray(function(*operands))
         expected = np.asarray(REFERENCES[name](_Wide(), *[a.astype(float) for a in operands]))
         expected = expected.astype(dtype)

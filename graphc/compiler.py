@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from graphc.backends import choose
 from graphc.backends.base import Backend, Options
 from graphc.checking import Check
-from graphc.errors import CompileError
+from graphc.errors import BackendUnavailable, CompileError
 from graphc.executable import Executable, Specialisation, Structure, check_sizes
 from graphc.ir.graph import Graph, bind
 from graphc.ir.node import Node, Param
@@ -65,7 +65,7 @@ def compile(
     """
     nodes, structure = _flatten(outputs)
     declared = Graph.of(nodes, _as_nodes(updates or {}))
-    chosen, reason = choose(backend)
+    choice = choose(backend)
     _check_settings(precision, threads)
     switches = select_rules(rules)
     mode = bool(declared.updates) if training is None else training
@@ -74,13 +74,16 @@ def compile(
     options = Options(threads, tuple(n.name for n in declared.inputs), numbers, fixed)
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
-        with _collector_paused():
-            return _compile(declared, known, mode, switches, chosen, options)
+        while True:
+            try:
+                with _collector_paused():
+                    return _compile(declared, known, mode, switches, choice.backend, options)
+            except BackendUnavailable as error:
+                choice.fall_back(error)
 
     executable = Executable(
-        declared, structure, specialise, backend=chosen.name, backend_reason=reason,
-        name=name or "program", seed=seed, numbers=numbers,
-        check=Check(declared) if check else None,
+        declared, structure, specialise, choice=choice, name=name or "program", seed=seed,
+        numbers=numbers, check=Check(declared) if check else None,
     )  # fmt: skip
     if sizes is not None:
         executable.specialize(**check_sizes(declared, sizes))

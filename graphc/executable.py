@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graphc.backends import Choice
 from graphc.backends.base import Runner
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
@@ -100,15 +101,14 @@ class Executable:
         structure: Structure,
         specialise: Callable[[Mapping[str, int]], Specialisation],
         *,
-        backend: str,
-        backend_reason: str,
+        choice: Choice,
         name: str,
         seed: int,
         numbers: Mapping[int, int],
         check: Check | None,
     ) -> None:
         self.graph, self.name = graph, name
-        self.backend, self.backend_reason = backend, backend_reason
+        self._choice = choice
         self._structure, self._specialise, self._check = structure, specialise, check
         self._numbers, self._seed, self._step = numbers, _as_seed(seed), 0
         self._draws = Draws(self._seed, 0, numbers)
@@ -183,7 +183,7 @@ class Executable:
             self._refuse_unknown(given)
         if self._symbols:
             self._complete(arrays, sizes)
-        return arrays, tuple(sorted(sizes.items()))
+        return arrays, tuple(sorted(sizes.items())) if sizes else ()
 
     def _complete(self, arrays: Sequence[np.ndarray], sizes: dict[str, int]) -> None:
         """Learn the sizes that stand in sums and products only, and check all extents."""
@@ -227,6 +227,16 @@ class Executable:
         )
 
     # -- looking
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the program."""
+        return self._choice.backend.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why it is this one, and what others lack."""
+        return self._choice.reason
 
     @property
     def stages(self) -> Mapping[str, Stage]:

@@ -44,6 +44,8 @@ enum {
 typedef GX_T vector __attribute__((vector_size(GX_VECTOR), aligned(sizeof(GX_T)), may_alias));
 enum { LANES = GX_VECTOR / sizeof(GX_T), GROUP = TILES * WIDE * LANES };
 
+_Static_assert(GROUP <= GX_MOST_COLUMNS, "a block is too wide for those who use it");
+
 /* Fused multiply-add is wanted here, and here alone: everywhere else it is written out. */
 #if defined(__clang__)
 #define FUSED __attribute__((noinline))
@@ -216,7 +218,7 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
             const int64_t last = gx_least(i + BLOCK_ROWS, bottom);
             multiply_block(product, b, b_row, i, last, width, values);
             const gx_block block = {values, width, i, last, j, end};
-            product->use(call, &block, product->batch);
+            product->use(call, product->at, &block, product->batch);
         }
     }
 }

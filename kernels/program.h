@@ -14,30 +14,42 @@
 typedef struct gx_call gx_call;
 typedef struct gx_product gx_product;
 
-/* One part of a launch. */
-typedef void gx_launch(const gx_call *call, int64_t part, int64_t parts);
+/* One part of a launch; `at` holds the addresses of the buffers that it reads and writes. Kernels that
+ * differ in their buffers only are one function. */
+typedef void gx_launch(const gx_call *call, char *const *at, int64_t part, int64_t parts);
+
+#define GX_UNUSED __attribute__((unused))
+#define GX_LAUNCH(name)                                                                            \
+    static void name(GX_UNUSED const gx_call *call, GX_UNUSED char *const *at,                     \
+                     GX_UNUSED int64_t part, GX_UNUSED int64_t parts)
 
 /* What is to be done with a finished block of a product: rows first_row <= i < last_row, columns
  * first_column <= j < last_column; element (i, j) is values[(i - first_row) * row + (j - first_column)]. */
+enum { GX_MOST_COLUMNS = 256 };
 typedef struct {
     const void *values;
     int64_t row, first_row, last_row, first_column, last_column;
 } gx_block;
-typedef void gx_use_block(const gx_call *call, const gx_block *block, const int64_t *batch);
+typedef void gx_use_block(const gx_call *call, char *const *at, const gx_block *block,
+                          const int64_t *batch);
+
+#define GX_USE_BLOCK(name)                                                                         \
+    static void name(GX_UNUSED const gx_call *call, GX_UNUSED char *const *at,                     \
+                     const gx_block *block, GX_UNUSED const int64_t *batch)
 
 /* a [m, k] @ b [k, n]; strides in elements. Parts share the rows, or the columns. */
 struct gx_product {
     const void *a, *b;
     int64_t m, n, k, a_row, a_column, b_row, b_column;
     bool by_columns;
-    const int64_t *batch; /* indices of this product in a stack, handed on to `use` */
-    gx_use_block *use;
+    gx_use_block *use;    /* gets every block, and what follows */
+    char *const *at;
+    const int64_t *batch; /* indices of this product in a stack */
 };
 typedef void gx_multiply(const gx_call *call, const gx_product *product, void *scratch,
                          int64_t part, int64_t parts);
 
 struct gx_call {
-    char *const *buffers;      /* where each buffer of the program lies */
     const int64_t *sizes;      /* symbolic sizes */
     const double *numbers;     /* constants that depend on sizes */
     gx_multiply *multiply_f32, *multiply_f64, *multiply_i32, *multiply_i64; /* product.c */

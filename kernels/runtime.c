@@ -20,6 +20,7 @@ enum { MOST_THREADS = 256, SPINS = 4000, PATIENCE = 1000 };
 /* A launch and how it is run: `barrier` waits for all parts of the launches before it. */
 typedef struct {
     gx_launch *run;
+    char *const *at;
     int32_t parts, barrier;
 } gx_step;
 
@@ -87,7 +88,7 @@ static void work(const gx_job *job, int thread)
         if (step->barrier || job->seconds)
             meet(job->threads);
         for (int64_t part = thread; part < step->parts; part += job->threads)
-            step->run(job->call, part, step->parts);
+            step->run(job->call, step->at, part, step->parts);
         if (job->seconds) {
             meet(job->threads);
             if (thread == 0) {

@@ -81,8 +81,16 @@ GX_INLINE double gx_fma_f64(double x, double y, double z) { return x * y + z; }
 /* -- order and sign; where a maximum or a minimum starts; whether a value beats the best so far */
 
 #define GX_ORDER(t, T)                                                                             \
-    GX_INLINE T gx_maximum_##t(T x, T y) { return ((x >= y) | (x != x)) ? x : y; }                 \
-    GX_INLINE T gx_minimum_##t(T x, T y) { return ((x <= y) | (x != x)) ? x : y; }                 \
+    GX_INLINE T gx_maximum_##t(T x, T y)                                                           \
+    {                                                                                              \
+        T larger = x > y ? x : y; /* y, if either is NaN: what one instruction of x86 does */      \
+        return x != x ? x : larger;                                                                \
+    }                                                                                              \
+    GX_INLINE T gx_minimum_##t(T x, T y)                                                           \
+    {                                                                                              \
+        T smaller = x < y ? x : y;                                                                 \
+        return x != x ? x : smaller;                                                               \
+    }                                                                                              \
     GX_INLINE bool gx_beats_max_##t(T x, T best)                                                   \
     {                                                                                              \
         return (x > best) | ((x != x) & (best == best)); /* the first NaN wins */                  \
@@ -137,7 +145,6 @@ GX_LIMITS(f64, double, -gx_infinity_f64(), gx_infinity_f64())
 
 #define GX_FLOAT(t, T, f)                                                                          \
     GX_INLINE T gx_abs_##t(T x) { return fabs##f(x); }                                             \
-    GX_INLINE T gx_sign_##t(T x) { return x > 0 ? (T)1 : x < 0 ? (T)-1 : x != x ? x : (T)0; }      \
     GX_INLINE T gx_floor_##t(T x) { return floor##f(x); }                                          \
     GX_INLINE T gx_sqrt_##t(T x) { return sqrt##f(x); }                                            \
     GX_INLINE bool gx_isfinite_##t(T x) { return x - x == 0; } /* inf - inf is NaN */              \
@@ -154,6 +161,16 @@ GX_INLINE float gx_signed_f32(float magnitude, float x)
 GX_INLINE double gx_signed_f64(double magnitude, double x)
 {
     return gx_from_bits_f64(gx_bits_f64(magnitude) | (gx_bits_f64(x) & 0x8000000000000000u));
+}
+GX_INLINE float gx_sign_f32(float x)
+{
+    float sign = x == 0 ? 0 : gx_signed_f32(1, x);
+    return x != x ? x : sign;
+}
+GX_INLINE double gx_sign_f64(double x)
+{
+    double sign = x == 0 ? 0 : gx_signed_f64(1, x);
+    return x != x ? x : sign;
 }
 
 /* -- the exponential family, for both widths
@@ -334,12 +351,14 @@ GX_INLINE double gx_add_ln2_f64(double k, double y)
     {                                                                                              \
         return gx_from_bits_##t(gx_bits_##t(x) - (exponent << GX_FRACTION_##t) + GX_ONE_##t);      \
     }                                                                                              \
-    /* a logarithm y put right where x is none of the positive numbers */                          \
+    /* A logarithm y put right where x is none of the positive numbers; by a mask, where two       \
+     * conditions joined would keep compilers from vectorising what calls it */                    \
     GX_INLINE T gx_log_domain_##t(T x, T y)                                                        \
     {                                                                                              \
         T special = x < 0 ? gx_nan_##t() : x; /* inf and NaN are their own logarithms */           \
         special = x == 0 ? -gx_infinity_##t() : special;                                           \
-        return ((x > 0) & (x < gx_infinity_##t())) ? y : special;                                  \
+        U regular = -((U)(x > 0) & (U)(x < gx_infinity_##t()));                                    \
+        return gx_from_bits_##t((gx_bits_##t(y) & regular) | (gx_bits_##t(special) & ~regular));   \
     }                                                                                              \
     GX_INLINE T gx_log_##t(T x)                                                                    \
     {                                                                                              \
@@ -461,8 +480,9 @@ GX_INLINE float gx_erf_f32(float x)
     q = gx_fma_f32(q, a, -0.019153066f);
     q = gx_fma_f32(q, a, 0.102777831f);
     q = gx_fma_f32(q, a, 0.636619389f);
-    q = gx_fma_f32(q, a, 1.12837923f);
-    float y = a * q, n = gx_fma_f32(y, -GX_LOG2E_f32, round), s = gx_scale_f32(n);
+    q = gx_fma_f32(q, a, -5.86353834e-08f); /* 2 / sqrt(pi), which leads, in two parts */
+    float y = gx_fma_f32(a, q, a * 1.12837923f);
+    float n = gx_fma_f32(y, -GX_LOG2E_f32, round), s = gx_scale_f32(n);
     float w = gx_expm1_series_f32(gx_fma_f32(n - round, -GX_LN2_f32, -y));
     return gx_signed_f32(gx_fma_f32(-s, w, 1 - s), x);
 }
@@ -521,27 +541,26 @@ GX_INLINE float gx_erfc_f32(float x)
  * that is not whole, the sign of x for odd y, 1 for y = 0 or x = 1 whatever the other is */
 GX_INLINE float gx_power_f32(float x, float y)
 {
-    double size = gx_abs_f32(x), wide = y;
-    double log = gx_log2_wide(size);
-    log = size < gx_infinity_f64() ? log : size; /* inf and NaN */
-    log = size == 0 ? -gx_infinity_f64() : log;
-    double t = wide * log;
+    float size = gx_abs_f32(x), infinity = gx_infinity_f32();
+    /* by masks here and below, where compilers would turn choices into branches */
+    uint32_t extreme = gx_bits_f32(size) & -(uint32_t)!(size < infinity); /* inf and NaN */
+    extreme |= gx_bits_f32(-infinity) & -(uint32_t)(size == 0);
+    double t = (gx_log2_wide(size) + gx_from_bits_f32(extreme)) * y;
     t = t > 200 ? 200 : t;
     t = t < -200 ? -200 : t;
-    double result = gx_exp2_wide(t);
-    /* whole numbers and their parity: every float from 2^24 on is even */
-    double exponent = wide > 16777216 ? 16777216 : wide;
-    exponent = exponent < -16777216 ? -16777216 : exponent;
-    double rounded = exponent + GX_ROUND_f64;
-    bool whole = rounded - GX_ROUND_f64 == exponent;
-    uint64_t odd = whole ? gx_bits_f64(rounded) << 63 : 0;
-    uint64_t negative = (gx_bits_f64((double)x) >> 63) << 63;
-    bool undefined = (x < 0) & (x > -gx_infinity_f32()) & !whole & (y == y);
-    result = undefined ? gx_nan_f64() : result;
-    bool unit = (size == 1) & (gx_abs_f64(wide) == gx_infinity_f64());
-    result = unit ? 1 : result;
-    result = gx_from_bits_f64(gx_bits_f64(result) ^ (odd & negative));
-    return (float)(((y == 0) | (x == 1)) ? 1 : result);
+    float result = (float)gx_exp2_wide(t);
+    /* Whole numbers and their parity: below 2^23 rounded by an addition; from there on every float
+     * is whole, from 2^24 on even. */
+    float n = gx_abs_f32(y), rounded = n + 8388608.0f;
+    uint32_t below = n < 8388608.0f, between = (uint32_t)(n < 16777216.0f) & ~below;
+    uint32_t whole = (uint32_t)(n >= 8388608.0f) | (uint32_t)(rounded - 8388608.0f == n);
+    uint32_t odd = (gx_bits_f32(rounded) & below) | (gx_bits_f32(n) & between);
+    uint32_t bits = gx_bits_f32(result) ^ ((odd & whole) << 31 & gx_bits_f32(x));
+    uint32_t undefined = (uint32_t)(x < 0) & (uint32_t)(size < infinity) & ~whole;
+    uint32_t unit = (uint32_t)(x == -1) & (uint32_t)(n == infinity);
+    uint32_t one = -(unit | (uint32_t)(x == 1) | (uint32_t)(y == 0));
+    bits |= -(undefined & 1); /* all bits set are a NaN */
+    return gx_from_bits_f32((bits & ~one) | (GX_ONE_f32 & one));
 }
 
 /* arctan z = z + z^3 q(z^2) for z <= 1, error 2^-25 of the result; above, pi/2 - arctan 1/z */

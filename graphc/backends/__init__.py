@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from graphc.backends.base import Availability, Backend
 from graphc.backends.native_backend import NATIVE
@@ -23,16 +24,32 @@ def devices() -> dict[str, Availability]:
     }
 
 
-def choose(name: str) -> tuple[Backend, str]:
-    """The backend of this name, or for "auto" the first that can run; and the reason.
+@dataclass
+class Choice:
+    """The backend that a program runs on, why, and what comes next if it cannot compile it."""
+
+    backend: Backend
+    reason: str
+    others: list[Backend] = field(default_factory=list[Backend])
+
+    def fall_back(self, error: BackendUnavailable) -> None:
+        """Take the next backend; raises the error where none was to be chosen freely."""
+        if not self.others:
+            raise error
+        self.reason += f"; {self.backend.name} failed: {error}"
+        self.backend = self.others.pop(0)
+
+
+def choose(name: str) -> Choice:
+    """The backend of this name, or for "auto" the first that can run.
 
     Raises CompileError for an unknown name, BackendUnavailable for one that cannot run here.
     """
     if name == "auto":
         found = devices()
         passed = [f"{n} is {found[n].reason}" for n in ORDER if not found[n].usable]
-        chosen = next(n for n in ORDER if found[n].usable)
-        return BACKENDS[chosen], "; ".join(["auto", *passed])
+        first, *others = [BACKENDS[n] for n in ORDER if found[n].usable]
+        return Choice(first, "; ".join(["auto", *passed]), others)
     if name.partition(":")[0] not in (*ORDER, "emulator"):
         near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -45,4 +62,4 @@ def choose(name: str) -> tuple[Backend, str]:
     available = backend.probe()
     if not available.usable:
         raise BackendUnavailable(f"backend {name!r}: {available.reason}")
-    return backend, f"{name}: as asked for"
+    return Choice(backend, f"{name}: as asked for")

@@ -16,10 +16,10 @@ class Options:
     """How a program is to be run.
 
     `threads`: None for all cores this process may use; `inputs`: the names of the declared inputs,
-    in the order in which a call hands them over; `numbers`: of the random draws; `fixed`: the nodes as
-    declared, where there are symbolic sizes: other constants may depend on sizes; `sizes`: the
-    values of symbolic sizes; `shared`: what a
-    backend lets the specialisations of one executable share, which never run at once.
+    in the order in which a call hands them over; `numbers`: of the random draws; `fixed`: the nodes
+    as declared, where there are symbolic sizes (other constants may depend on sizes); `sizes`: the
+    values of symbolic sizes; `shared`: what a backend lets the specialisations of one executable
+    share, which never run at once.
     """
 
     threads: int | None = None

@@ -7,7 +7,7 @@ into fixed slots and small results out of them; large ones are bound anew with e
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -59,8 +59,8 @@ class Arena:
 class HostMemory:
     """Memory for everything that a program reads and writes.
 
-    A call is `enter`, the step itself, `collect`, and in any case `leave`. Between `enter` and
-    `leave` the locks of all parameters are held.
+    `run` is a call: it takes the inputs, lets the step run while the locks of all parameters are
+    held, and returns fresh results.
     """
 
     def __init__(self, program: Program, options: Options) -> None:
@@ -70,13 +70,11 @@ class HostMemory:
         self.bases: dict[Buffer, np.ndarray] = {}
         self.arena: Arena = options.shared.setdefault("arena", Arena())
         self.arena.reserve(program.plan.peak_nbytes)
-        self._early: list[np.ndarray] = []
-        self._held: list[threading.RLock] = []
         self._find_params()
         self._find_arena()
         self._place_results()
         self._place_inputs(options.inputs)
-        self._visiting = [*self._direct, *(b for _, b, slot in self._slots if slot is None)]
+        self._visiting = [*self._direct, *(buffer for _, buffer in self._taken)]
 
     def attach(self, binder: Binder) -> None:
         """Tell `binder` where everything lies, now and whenever it changes."""
@@ -86,45 +84,54 @@ class HostMemory:
 
     # -- a call
 
-    def enter(self, inputs: Sequence[np.ndarray]) -> None:
-        """Take the locks, the inputs, and the results that are sources; make room for the rest."""
+    def run(self, inputs: Sequence[np.ndarray], step: Callable[[], object]) -> list[np.ndarray]:
+        """Take the inputs, run `step`, and return fresh arrays for the results, in order."""
         if self.arena.array is not self._arena_array:
             self._find_arena()
             self._rebind(Region.ARENA)
-        self._held = self._lock_params()
-        for position, buffer, slot in self._slots:
-            if slot is not None:
+        locks = self._lock_params()
+        try:
+            for position, slot in self._copied:
                 slot[...] = inputs[position]
-            else:
-                self._take_input(buffer, inputs[position])
-        self._early = [self.bases[buffer].copy() for buffer in self._early_results]
+            early = [self.bases[buffer].copy() for buffer in self._early]
+            if self._visiting:
+                self._bind_visitors(inputs)
+            step()
+            return self._collect(early)
+        finally:
+            if self._visiting:
+                self._release_visitors()
+            for lock in locks:
+                lock.release()
+
+    def _bind_visitors(self, inputs: Sequence[np.ndarray]) -> None:
+        """Large arrays: inputs where the caller has them, results in fresh room."""
+        for position, buffer in self._taken:
+            given = inputs[position]
+            if not (given.flags.c_contiguous and given.flags.aligned):
+                given = np.ascontiguousarray(given)
+            self.bases[buffer] = given
+            self._binder.bind(buffer, given)
         for buffer, rooms in self._direct.items():
             self.bases[buffer] = fresh = rooms.take()
             self._binder.bind(buffer, fresh)
 
-    def collect(self) -> list[np.ndarray]:
-        """Fresh arrays for the results, in order."""
-        early = iter(self._early)
-        results: list[np.ndarray] = []
-        for buffer, shape, how in self._collected:
-            if how == "early":
-                array = next(early)
-            else:
-                array = self.bases[buffer]
-                if how == "copy":
-                    array = array.copy()
-            results.append(array if array.shape == shape else array.reshape(shape))
-        return results
-
-    def leave(self) -> None:
-        """Give back the locks, and what belongs to the caller."""
-        self._early = []
+    def _release_visitors(self) -> None:
         for buffer in self._visiting:
             if self.bases.pop(buffer, None) is not None:
                 self._binder.release(buffer)
-        for lock in self._held:
-            lock.release()
-        self._held = []
+
+    def _collect(self, early: list[np.ndarray]) -> list[np.ndarray]:
+        results: list[np.ndarray] = []
+        for buffer, shape, how in self._collected:
+            if how == "early":
+                array = early.pop(0)
+            elif how == "copy":
+                array = self.bases[buffer].copy()
+            else:
+                array = self.bases[buffer]
+            results.append(array if array.shape == shape else array.reshape(shape))
+        return results
 
     def invalidate(self, error: BaseException) -> None:
         """A step failed midway: the values that it was to update count as lost."""
@@ -144,12 +151,6 @@ class HostMemory:
             self._find_params()  # another program moved them, or a value became invalid
             self._rebind(Region.PARAM)
 
-    def _take_input(self, buffer: Buffer, given: np.ndarray) -> None:
-        if not (given.flags.c_contiguous and given.flags.aligned):
-            given = np.ascontiguousarray(given)
-        self.bases[buffer] = given
-        self._binder.bind(buffer, given)
-
     # -- places
 
     def _place_results(self) -> None:
@@ -164,26 +165,28 @@ class HostMemory:
                 else:
                     self._direct[buffer] = Recycled(buffer_shape(buffer), buffer.dtype)
         self._collected: list[tuple[Buffer, tuple[int, ...], str]] = []
-        self._early_results: list[Buffer] = []
+        self._early: list[Buffer] = []
         taken: set[Buffer] = set()
         for _, buffer, shape in results:
             how = "copy"
             if isinstance(buffer, Node) and buffer.op.kind is Kind.SOURCE:
                 how = "early"
-                self._early_results.append(buffer)
+                self._early.append(buffer)
             elif buffer in self._direct and buffer not in taken:
                 how = "take"
                 taken.add(buffer)
             self._collected.append((buffer, shape, how))
 
     def _place_inputs(self, names: Sequence[str]) -> None:
-        self._slots: list[tuple[int, Buffer, np.ndarray | None]] = []
+        self._copied: list[tuple[int, np.ndarray]] = []
+        self._taken: list[tuple[int, Buffer]] = []
         for node in self.graph.inputs:
-            small = node.type.nbytes <= SMALL
-            slot = aligned_empty(buffer_shape(node), node.dtype) if small else None
-            if slot is not None:
-                self.bases[node] = slot
-            self._slots.append((names.index(node.name), node, slot))
+            position = names.index(node.name)
+            if node.type.nbytes <= SMALL:
+                self.bases[node] = slot = aligned_empty(buffer_shape(node), node.dtype)
+                self._copied.append((position, slot))
+            else:
+                self._taken.append((position, node))
 
     def _find_arena(self) -> None:
         """Look up where the temporaries lie now."""

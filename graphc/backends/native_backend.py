@@ -12,7 +12,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,6 @@ class Frame(ctypes.Structure):
     """`gx_call` of kernels/program.h."""
 
     _fields_ = (
-        ("buffers", ctypes.c_void_p),
         ("sizes", ctypes.c_void_p),
         ("numbers", ctypes.c_void_p),
         *((f"multiply_{element}", ctypes.c_void_p) for element in ELEMENTS),
@@ -51,7 +50,12 @@ class Frame(ctypes.Structure):
 class StepRecord(ctypes.Structure):
     """`gx_step` of kernels/runtime.c."""
 
-    _fields_ = (("run", ctypes.c_void_p), ("parts", ctypes.c_int32), ("barrier", ctypes.c_int32))
+    _fields_ = (
+        ("run", ctypes.c_void_p),
+        ("at", ctypes.c_void_p),
+        ("parts", ctypes.c_int32),
+        ("barrier", ctypes.c_int32),
+    )
 
 
 class NativeRunner:
@@ -72,19 +76,16 @@ class NativeRunner:
             }
         )
         self._keep: list[Any] = [objects]
-        self.places = {buffer: i for i, buffer in enumerate(printed.buffers)}
-        self.pointers = (ctypes.c_void_p * max(1, len(printed.buffers) + len(printed.partials)))()
-        for i, nbytes in enumerate(printed.partials):
-            self.pointers[len(printed.buffers) + i] = self._room(nbytes)
+        self._lay_out(printed)
         self.frame = Frame()
         self._fill_frame(printed, objects, options.sizes)
-        self._steps = self._table(objects["program"])
-        self._run = objects["runtime"].gx_run
-        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
-                              ctypes.c_void_p)  # fmt: skip
-        self._run.restype = None
-        self._arguments = (
-            ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
+        self._steps = self._table(printed, objects["program"])
+        run = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+        )(ctypes.cast(objects["runtime"].gx_run, ctypes.c_void_p).value or 0)
+        # one foreign call: an interrupt waits for its end
+        self._step = partial(
+            run, ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
             self.threads, None,
         )  # fmt: skip
         self.draws = bool(options.numbers)
@@ -92,23 +93,17 @@ class NativeRunner:
         self.memory.attach(self)
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        memory = self.memory
-        try:
-            memory.enter(inputs)
-            if self.draws:
-                frame = self.frame
-                frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
-                frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
-            self._run(*self._arguments)  # one foreign call: an interrupt waits for its end
-            return memory.collect()
-        finally:
-            memory.leave()
+        if self.draws:
+            frame = self.frame
+            frame.seed[0], frame.seed[1] = draws.seed & MASK, draws.seed >> 32 & MASK
+            frame.step[0], frame.step[1] = draws.step & MASK, draws.step >> 32 & MASK
+        return self.memory.run(inputs, self._step)
 
     def bind(self, buffer: Buffer, array: np.ndarray) -> None:
         """Note where a buffer lies now."""
-        place = self.places.get(buffer)
-        if place is not None:
-            self.pointers[place] = array.ctypes.data
+        address = array.ctypes.data
+        for place in self._places.get(buffer, ()):
+            self._at[place] = address
 
     def release(self, buffer: Buffer) -> None:
         """An address keeps nothing alive."""
@@ -119,6 +114,18 @@ class NativeRunner:
         return sum(room.nbytes for room in self._keep if isinstance(room, np.ndarray))
 
     # -- the frame
+
+    def _lay_out(self, printed: HostProgram) -> None:
+        """One table of addresses, a stretch for each launch, and the scratch that parts share."""
+        slots = [slot for launch in printed.launches for slot in launch.slots]
+        self._at = (ctypes.c_void_p * max(1, len(slots)))()
+        partials = [self._room(nbytes) for nbytes in printed.partials]
+        self._places: dict[Buffer, list[int]] = {}
+        for place, slot in enumerate(slots):
+            if isinstance(slot, int):
+                self._at[place] = partials[slot]
+            else:
+                self._places.setdefault(slot, []).append(place)
 
     def _room(self, nbytes: int) -> int:
         room = aligned_empty((max(64, nbytes),), np.dtype("uint8"))
@@ -141,22 +148,22 @@ class NativeRunner:
             nbytes = max(nbytes, needed(depth))
             entry = ctypes.cast(product.gx_product_part, ctypes.c_void_p)
             setattr(frame, f"multiply_{element}", entry)
-        frame.buffers = ctypes.addressof(self.pointers)
         frame.sizes = ctypes.addressof(self._sizes)
         frame.numbers = ctypes.addressof(self._numbers)
         frame.scratch_nbytes = -(-nbytes // 64) * 64 + 64
         frame.scratch = self._room(frame.scratch_nbytes * self.threads)
 
-    def _table(self, program: ctypes.CDLL) -> Any:
-        """The launches, each with its parts and whether it waits."""
-        count = len(self.steps)
-        functions = (ctypes.c_void_p * max(1, count)).in_dll(program, "gx_launches")
-        return (StepRecord * max(1, count))(
-            *(
-                StepRecord(functions[i], step.parts, step.barrier)
-                for i, step in enumerate(self.steps)
-            )
-        )
+    def _table(self, printed: HostProgram, program: ctypes.CDLL) -> Any:
+        """The launches: function, addresses, parts, and whether it waits."""
+        count = len(printed.functions)
+        entries = (ctypes.c_void_p * max(1, count)).in_dll(program, "gx_launches")
+        functions = dict(zip(printed.functions, entries, strict=False))
+        records = (StepRecord * max(1, len(self.steps)))()
+        at = ctypes.addressof(self._at)
+        for i, (launch, step) in enumerate(zip(printed.launches, self.steps, strict=True)):
+            records[i] = StepRecord(functions[launch.function], at, step.parts, step.barrier)
+            at += len(launch.slots) * ctypes.sizeof(ctypes.c_void_p)
+        return records
 
 
 # -- objects

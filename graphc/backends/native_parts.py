@@ -2,7 +2,8 @@
 
 A part of a launch always runs in the thread of its number. Two launches may follow each other
 without a barrier if no thread reads or writes bytes that another thread wrote: they touch other
-bytes, or the same ones cut in the same way, so that rows stay with their thread from layer to layer.
+bytes, or the same ones cut in the same way, so that rows stay with their thread from layer to
+layer.
 What lies where is only known once memory is planned: buffers share the bytes of the arena.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphc.backends.host_memory import extent_in_memory
-from graphc.codegen.host import HostProgram, Launch, spread
+from graphc.codegen.host import HostProgram, Launch
+from graphc.codegen.shape import spread
 from graphc.schedule.records import Access, Kernel, Program, buffer_nbytes
 
 GRAIN = 1.5e-6  # seconds of work that are worth a thread
@@ -76,13 +78,12 @@ def plan_steps(program: Program, printed: HostProgram, threads: int) -> list[Ste
 
 
 def _parts(launch: Launch, threads: int) -> int:
-    unit = max(1, launch.unit)
-    most = max(1, -(-launch.extent // unit))
+    most = max(1, -(-launch.share.extent // launch.share.unit))
     return int(max(1, min(threads, most, launch.seconds / GRAIN)))
 
 
 def _touched(program: Program, kernel: Kernel, launch: Launch, parts: int) -> Iterator[_Touch]:
-    axis = launch.axis
+    axis = launch.share.axis
     if kernel.contraction is not None:
         c = kernel.contraction
         yield _touch(program, c.a, (*c.batch, c.m), (c.k,), axis, launch, parts, False)
@@ -119,5 +120,5 @@ def _touch(
         )  # fmt: skip
         if step > 0 and inside < step and all(s >= 0 for s in access.strides):
             start = first + access.offset * itemsize
-            rows = (start, step * itemsize, launch.extent, launch.unit, parts)
+            rows = (start, step * itemsize, launch.share.extent, launch.share.unit, parts)
     return _Touch(home, first, last, rows, parts, writes)

@@ -65,17 +65,14 @@ class NumpyRunner:
     # -- calls
 
     def __call__(self, inputs: Sequence[np.ndarray], draws: Draws) -> list[np.ndarray]:
-        memory = self.memory
-        try:
-            memory.enter(inputs)
-            self.draws = draws
-            if memory.updates:
-                _uninterrupted(self.run_step)
-            else:
-                self.run_step()
-            return memory.collect()
-        finally:
-            memory.leave()
+        self.draws = draws
+        return self.memory.run(inputs, self._uninterrupted_step)
+
+    def _uninterrupted_step(self) -> None:
+        if self.memory.updates:
+            _uninterrupted(self.run_step)
+        else:
+            self.run_step()
 
     def run_step(self) -> None:
         """Run the generated function, without NumPy's warnings."""

@@ -7,7 +7,7 @@ expression that the op's record declares.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,8 @@ import numpy as np
 
 from graphc.ir.dim import Dim, Quotient, origin
 from graphc.ir.node import Node
-from graphc.ir.op import Kind
 from graphc.ir.tensor_type import DType
-from graphc.schedule.records import Access, Argument, Kernel, Level, Literal, Load, Value
+from graphc.schedule.records import Access, Argument, Kernel, Level, Literal, Value
 
 TYPES = {
     "bool": ("bool", "b8"), "int32": ("int32_t", "i32"), "int64": ("int64_t", "i64"),
@@ -25,62 +24,16 @@ TYPES = {
     "float16": ("uint16_t", "f16"), "bfloat16": ("uint16_t", "bf16"),
 }  # fmt: skip
 STORAGE = ("float16", "bfloat16")  # kept as 16 bits, computed with as float
-KEYWORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "bool",
-        "true",
-        "false",
-        "asm",
-        "typeof",
-        "call",
-        "part",
-        "parts",
-        "block",
-        "batch",
-        "values",
-        "state",
-        "main",
-        "near",
-        "far",
-        "and",
-        "or",
-        "not",
-    ]
-)
+KEYWORDS = frozenset({  # of C
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else",
+    "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register",
+    "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef",
+    "union", "unsigned", "void", "volatile", "while", "bool", "true", "false", "asm", "typeof",
+    "and", "or", "not", "near", "far", "main",
+    # names that the printers use themselves
+    "call", "at", "part", "parts", "block", "batch", "product", "stack", "first", "last", "chunk",
+    "chunks",
+})  # fmt: skip
 
 
 def c_type(dtype: DType) -> str:
@@ -108,6 +61,7 @@ class Names:
     """Names that are unique within one function."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.given = {*taken}
         self._taken = {*KEYWORDS, *taken}
 
     def fresh(self, wanted: str) -> str:
@@ -119,6 +73,7 @@ class Names:
         while name in self._taken:
             name, number = f"{base}_{number}", number + 1
         self._taken.add(name)
+        self.given.add(name)
         return name
 
 
@@ -311,29 +266,3 @@ def joined(op_c: str, dtype: DType, left: str, right: str) -> str:
     """What a reduction makes of two partial results (or, for an index, whether the left wins)."""
     kind, short = value_type(dtype), suffix(_computed(dtype))
     return op_c.format(left, right, T=kind, t=short, R=kind, r=short)
-
-
-def needed(kernel: Kernel, roots: Iterable[int]) -> set[int]:
-    """The statements that `roots` are computed from, with themselves, up to reductions."""
-    found: set[int] = set()
-    stack = list(roots)
-    while stack:
-        i = stack.pop()
-        if i in found:
-            continue
-        found.add(i)
-        statement = kernel.statements[i]
-        if not statement.is_reduction:
-            stack += [a.index for a in statement.args if isinstance(a, Value)]
-    return found
-
-
-def is_draw(kernel: Kernel, number: int) -> bool:
-    """Whether a statement draws random numbers."""
-    return kernel.statements[number].node.op.kind is Kind.RANDOM
-
-
-__all__ = [
-    "Context", "Load", "Mapping", "Names", "Scope", "c_type", "expression", "identifier", "index",
-    "is_draw", "joined", "literal", "needed", "size_name", "size_text", "suffix", "value_type",
-]  # fmt: skip

@@ -1,0 +1,230 @@
+"""One C function of the host dialect in the making: its names, its memory, its loops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from graphc.codegen.expression import (
+    Context,
+    Names,
+    Scope,
+    c_type,
+    index,
+    size_name,
+    size_text,
+    suffix,
+)
+from graphc.codegen.shape import is_symbolic, needed
+from graphc.codegen.tables import Slot, Slots, Tables
+from graphc.ir.dim import origin
+from graphc.ir.layout import contiguous_strides
+from graphc.ir.node import Node
+from graphc.ir.op import Kind
+from graphc.ir.tensor_type import DType
+from graphc.schedule.records import Access, Buffer, Kernel, Store
+
+LOOPS = "ijklopqrst"  # names of loop variables
+FIRST_AXIS = 16  # extent from which the outermost loop is the one that parts share
+ROW_UNIT = 8  # rows of a part come in multiples of this, as those of a product do
+FLAT_UNIT = 64  # elements of an innermost loop: whole cache lines
+STACK = 1 << 14  # bytes of arrays that a function may have on the stack
+SIMD = "#pragma omp simd"
+
+
+class Function:
+    """Collects declarations while the body is printed.
+
+    `loops`: the names of the loop variables, one for each loop of the kernel's space.
+    """
+
+    def __init__(self, tables: Tables, kernel: Kernel, slots: Slots, loops: str = "") -> None:
+        self.tables, self.kernel, self.slots = tables, kernel, slots
+        self.loops = loops or LOOPS[: len(kernel.space)]
+        self.names = Names([*self.loops, *(f"{v}{n}" for v in self.loops for n in "01")])
+        values = [
+            self.names.fresh(tables.names.get(s.node, s.node.op.name)) for s in kernel.statements
+        ]
+        self.context = Context(kernel, values, self._load, tables.number)
+        self._pointers: dict[tuple[Buffer, bool], str] = {}
+        self._declared: list[str] = []
+        self._arrays: list[str] = []
+        self._stack = 0
+        self._scratch: list[str] = []  # sizes of what lies in the part's scratch so far
+        self._scratch_nbytes = 0
+
+    # -- memory
+
+    def pointer(self, buffer: Buffer, written: bool = False) -> str:
+        """The name of a pointer to a buffer, declared when first asked for."""
+        key = (buffer, written)
+        if key not in self._pointers:
+            wanted = self.tables.names.get(buffer, "") if isinstance(buffer, Node) else buffer.name
+            wanted = wanted or buffer.op.name if isinstance(buffer, Node) else wanted
+            name = self.names.fresh(f"to_{wanted}" if written else wanted)
+            kind = f"{'' if written else 'const '}{c_type(buffer.dtype)} *"
+            self._declare_pointer(name, kind, buffer)
+            self._pointers[key] = name
+        return self._pointers[key]
+
+    def partial(self, number: int, place: int) -> str:
+        """The name of a pointer to the partial results of statement `number`."""
+        name = self.names.fresh(f"{self.context.names[number]}_parts")
+        self._declare_pointer(name, f"{c_type(self.dtype(number))} *", place)
+        return name
+
+    def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
+        self._declared.append(f"{kind}const {name} = ({kind})at[{self.slots.number(slot)}];")
+
+    def element(self, access: Access, variables: Sequence[str], written: bool = False) -> str:
+        """An element of a buffer."""
+        return f"{self.pointer(access.base, written)}[{index(access, variables)}]"
+
+    def _load(self, operand: int, variables: Sequence[str]) -> str:
+        return self.element(self.context.kernel.operands[operand], variables)
+
+    def store(self, scope: Scope, store: Store) -> str:
+        """The line that writes a value; what it needs is printed into the scope."""
+        element = self.element(store.access, scope.variables, written=True)
+        return f"{element} = {scope.value(store.value)};"
+
+    def array(self, number: int, what: str, count: int) -> str:
+        """Room for `count` values of a statement: on the stack if short, else in the part's
+        scratch."""
+        dtype = self.dtype(number)
+        name = self.names.fresh(f"{self.context.names[number]}_{what}")
+        nbytes = max(1, int(count)) * dtype.itemsize
+        if not is_symbolic(count) and self._stack + nbytes <= STACK:
+            self._stack += nbytes
+            self._arrays.append(f"{c_type(dtype)} {name}[{max(1, count)}];")
+            return name
+        place = " + ".join(["part * call->scratch_nbytes", *self._scratch])
+        kind = f"{c_type(dtype)} *"
+        self._declared.append(f"{kind}const {name} = ({kind})(call->scratch + {place});")
+        self._scratch.append(f"gx_padded({size_text(count)} * {dtype.itemsize})")
+        self._scratch_nbytes += -(-nbytes // 64) * 64
+        self.tables.row_nbytes = max(self.tables.row_nbytes, self._scratch_nbytes)
+        return name
+
+    def dtype(self, number: int) -> DType:
+        """The dtype of a statement's value."""
+        return self.context.kernel.statements[number].node.dtype
+
+    # -- loops
+
+    def loop(self, number: int, first: str = "0", last: str = "") -> str:
+        """The head of a loop."""
+        v, last = self.loops[number], last or size_text(self.context.kernel.space[number])
+        return f"for (int64_t {v} = {first}; {v} < {last}; {v}++) {{"
+
+    def nest(self, loops: Sequence[int], body: list[str], shared: int | None = None) -> list[str]:
+        """`body` inside loops, the first one outermost; parts share the loop `shared`."""
+        for loop in reversed(loops):
+            if loop == shared:
+                body = [*self.bounds(loop), self.loop(loop, "first", "last"), *body, "}"]
+            else:
+                body = [self.loop(loop), *body, "}"]
+        return body
+
+    def bounds(self, loop: int) -> tuple[str, str]:
+        """`first` and `last` of this part, of a loop that parts share."""
+        extent, unit = size_text(self.context.kernel.space[loop]), self.unit(loop)
+        return (
+            f"const int64_t first = gx_start({extent}, {unit}, part, parts);",
+            f"const int64_t last = gx_start({extent}, {unit}, part + 1, parts);",
+        )
+
+    def unit(self, loop: int) -> int:
+        """In multiples of how many steps a loop is shared."""
+        return FLAT_UNIT if loop == len(self.context.kernel.space) - 1 else ROW_UNIT
+
+    def shared(self, loops: Sequence[int]) -> int:
+        """The loop that parts share: the outermost, or the longest if that is short."""
+        space = self.context.kernel.space
+        if is_symbolic(space[loops[0]]) or space[loops[0]] >= FIRST_AXIS:
+            return loops[0]
+        return max(loops, key=lambda loop: space[loop])
+
+    def blocks(self, loop: int, step: int, first: str, last: str, body: Iterable[str]) -> list[str]:
+        """`body` for stretches of a loop, from i0 to i1, of at most `step` steps."""
+        v = self.loops[loop]
+        return [
+            f"for (int64_t {v}0 = {first}; {v}0 < {last}; {v}0 += {step}) {{",
+            f"const int64_t {v}1 = gx_least({v}0 + {step}, {last});",
+            *body,
+            "}",
+        ]
+
+    # -- random numbers: drawn for a run of elements, then read
+
+    def draw(self, number: int, to: str, first: str, count: str) -> str:
+        """Fill an array with `count` elements of a draw, from element `first` on."""
+        node = self.context.kernel.statements[number].node
+        attrs: dict[str, Any] = dict(node.attrs)
+        words = ("call->seed[0], call->seed[1]", f"{self.tables.draws[attrs['identity']]}u",
+                 "call->step[0], call->step[1]")  # fmt: skip
+        state = f"(const uint32_t[5]){{{', '.join(words)}}}"
+        threshold = f"{round(attrs.get('p', 0.0) * 2.0**24)}u"
+        call = node.op.c.format(to, first, count, state, r=suffix(node.dtype), threshold=threshold)
+        return f"{call};"
+
+    def flat(self, variables: Sequence[str]) -> str:
+        """The number of a point of the space, in row-major order."""
+        space = self.context.kernel.space
+        return index(Access(self.kernel.nodes[0], 0, contiguous_strides(space)), variables)
+
+    def drawn(
+        self, roots: Iterable[int], variables: Sequence[str], loop: int, count: str, room: int
+    ) -> list[str]:
+        """Fill arrays with what a run of loop `loop` draws; `variables` is where the run begins."""
+        lines: list[str] = []
+        start = variables[loop]
+        for number in sorted(needed(self.context.kernel, roots)):
+            if self.context.kernel.statements[number].node.op.kind is not Kind.RANDOM:
+                continue
+            array = self.array(number, "run", room)
+            lines.append(self.draw(number, array, self.flat(variables), count))
+            self.context.kept[number] = lambda v, a=array: (
+                f"{a}[{v[loop]}]" if start == "0" else f"{a}[{v[loop]} - {start}]"
+            )
+        return lines
+
+    # -- the text
+
+    def text(self, name: str, body: Sequence[str], comment: str, kind: str = "GX_LAUNCH") -> str:
+        """The whole function; `kind` is the macro of kernels/program.h that declares it."""
+        lines = [*self._declared, *self._arrays, *body]
+        joined = "\n".join(lines)
+        used = dict.fromkeys(re.findall(r"\bsize_(\w+)", joined))
+        sizes = [
+            f"const int64_t {size_name(s)} = call->sizes[{self.tables.symbols[s]}];" for s in used
+        ]
+        self.slots.names |= self.names.given
+        return f"/* {comment} */\n{kind}({name})\n{{\n{_indented([*sizes, *lines])}\n}}"
+
+    def comment(self) -> str:
+        """What is fused here, and over which loops."""
+        kernel = self.context.kernel
+        loops = [f"{v} < {plain(n)}" for v, n in zip(self.loops, kernel.space, strict=True)]
+        over = f" over {', '.join(loops)}" if loops else ""
+        inner = ", ".join(self.loops[i] for i in kernel.inner)
+        reduced = f", reduces {inner}" if inner else ""
+        ops = ", ".join(dict.fromkeys(s.node.op.name for s in kernel.statements))
+        return f"{kernel.form}{over}{reduced}: {ops}"
+
+
+def plain(value: int) -> str:
+    """A size as a reader of a comment wants it."""
+    return str(origin(value))
+
+
+def _indented(lines: Iterable[str]) -> str:
+    """Lines indented by the braces before them."""
+    depth = 1
+    made: list[str] = []
+    for line in lines:
+        depth -= line.startswith("}")
+        made.append("    " * depth + line)
+        depth += line.endswith("{")
+    return "\n".join(made)

@@ -1,0 +1,117 @@
+"""What a program's text refers to by number: buffers, symbolic sizes, and constants made of sizes.
+
+A dialect prints `at[3]` or `call->sizes[0]`; these tables say what that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphc.codegen.expression import STORAGE, c_type, joined, literal, suffix
+from graphc.ir.dim import origin
+from graphc.ir.node import Node
+from graphc.schedule.records import Buffer, Kernel, Program
+
+Slot = Buffer | int
+"""What an entry of a launch's `at` is the address of: a buffer, or a shared scratch buffer by
+number."""
+
+
+@dataclass
+class Slots:
+    """The entries of one launch's `at`, and the names that its functions have made up."""
+
+    numbers: dict[Slot, int] = field(default_factory=dict[Slot, int])
+    names: set[str] = field(default_factory=set[str])
+
+    def number(self, slot: Slot) -> int:
+        """The place of a buffer in `at`."""
+        return self.numbers.setdefault(slot, len(self.numbers))
+
+
+@dataclass
+class Tables:
+    """Filled while kernels are printed.
+
+    `draws`: numbers of the random draws, by identity. `fixed`: the nodes as declared, if there are
+    symbolic sizes: constants that are not among them may depend on sizes, and become arguments.
+    """
+
+    program: Program
+    draws: Mapping[int, int]
+    fixed: frozenset[Node] | None
+    names: Mapping[Node, str] = field(default_factory=dict[Node, str])
+    partials: list[int] = field(default_factory=list[int])  # bytes of shared scratch buffers
+    symbols: dict[str, int] = field(default_factory=dict[str, int])
+    numbers: dict[Node, int] = field(default_factory=dict[Node, int])
+    reductions: dict[str, str] = field(default_factory=dict[str, str])  # declarations, by name
+    row_nbytes: int = 0  # scratch that one part needs for rows
+    products: dict[str, int] = field(default_factory=dict[str, int])  # largest inner size, by type
+
+    def __post_init__(self) -> None:
+        self.names = self.program.schedule.graph.names
+        found = {s for kernel in self.program.kernels for s in _symbols(kernel)}
+        self.symbols = {symbol: i for i, symbol in enumerate(sorted(found))}
+
+    def partial(self, nbytes: int) -> int:
+        """The number of a new scratch buffer that all parts of a launch share."""
+        self.partials.append(nbytes)
+        return len(self.partials) - 1
+
+    def number(self, node: Node) -> str:
+        """A constant of one element: as it is, or as an argument where it may depend on sizes."""
+        value = value_of(node)
+        plain = self.fixed is None or node in self.fixed or value in (0, 1)
+        if plain or float(value) != value:
+            return literal(value, node.dtype)
+        place = self.numbers.setdefault(node, len(self.numbers))
+        return f"({c_type(node.dtype)})call->numbers[{place}]"
+
+    def reduction(self, node: Node) -> str:
+        """The name by which the vectoriser knows a reduction."""
+        dtype = node.dtype
+        name = f"{node.op.name}_{suffix(dtype)}"
+        combine = joined(node.op.c, dtype, "omp_out", "omp_in")
+        self.reductions[name] = (
+            f"#pragma omp declare reduction({name} : {c_type(dtype)} : omp_out = {combine}) "
+            f"initializer(omp_priv = {start_of(node)})"
+        )
+        return name
+
+
+def value_of(node: Node) -> Any:
+    """The number that a constant of one element is; of a 16-bit float its bits."""
+    assert node.op.eval is not None
+    return stored(np.asarray(node.op.eval(np, **dict(node.attrs))))
+
+
+def stored(value: np.ndarray) -> Any:
+    """One element as the text has it: a number, or the bits of a 16-bit float."""
+    return (value.view(np.uint16) if value.dtype.name in STORAGE else value).item()
+
+
+def start_of(node: Node) -> str:
+    """What a reduction starts from, in C."""
+    if node.op.identity is not None:
+        return literal(node.op.identity, node.dtype)
+    return node.op.start.format(t=suffix(node.dtype), T=c_type(node.dtype))
+
+
+def _symbols(kernel: Kernel) -> Iterable[str]:
+    """The symbolic sizes that the loops and accesses of a kernel mention."""
+    sizes: list[int] = [*kernel.space]
+    for access in (*kernel.reads, *kernel.writes):
+        sizes += (access.offset, *access.strides)
+    for piece in kernel.pieces:
+        sizes += piece.shape
+    if kernel.contraction is not None:
+        c = kernel.contraction
+        sizes += (*c.batch, c.m, c.n, c.k)
+    for value in sizes:
+        dim = origin(value)
+        if not isinstance(dim, int):
+            yield from dim.symbols()
