@@ -5,16 +5,15 @@
 #pragma omp declare reduction(sum_f32 : float : omp_out = omp_out + omp_in) initializer(omp_priv = 0.0f)
 
 /* contraction over i < 7, j < 6: contract, add, relu */
-static void k0_contract_add_relu_use(const gx_call *call, const gx_block *block, const int64_t *batch)
+GX_USE_BLOCK(k0_contract_add_relu_use)
 {
-    float *const to_relu_0 = (float *)call->buffers[3];
-    const float *const b0 = (const float *)call->buffers[2];
-    const float *const block_values = (const float *)block->values;
-    (void)batch;
+    float *const to_relu_0 = (float *)at[0];
+    const float *const b0 = (const float *)at[1];
     for (int64_t i = block->first_row; i < block->last_row; i++) {
+        const float *const values = (const float *)block->values + (i - block->first_row) * block->row;
         #pragma omp simd
         for (int64_t j = block->first_column; j < block->last_column; j++) {
-            const float contract_0 = block_values[(i - block->first_row) * block->row + j - block->first_column];
+            const float contract_0 = values[j - block->first_column];
             const float add_0 = contract_0 + b0[j];
             const float relu_0 = gx_maximum_f32(add_0, 0);
             to_relu_0[6 * i + j] = relu_0;
@@ -23,57 +22,56 @@ static void k0_contract_add_relu_use(const gx_call *call, const gx_block *block,
 }
 
 /* [7, 5] @ [5, 6] */
-static void k0_contract_add_relu(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k0_contract_add_relu)
 {
-    const float *const x = (const float *)call->buffers[0];
-    const float *const w0 = (const float *)call->buffers[1];
+    const float *const x = (const float *)at[2];
+    const float *const w0 = (const float *)at[3];
     const gx_product product = {
-            .a = x, .a_row = 5, .a_column = 1,
-            .b = w0, .b_row = 6, .b_column = 1,
-            .m = 7, .n = 6, .k = 5,
-            .by_columns = 6 >= 2 * 7, .batch = NULL, .use = k0_contract_add_relu_use,
+        .a = x, .a_row = 5, .a_column = 1,
+        .b = w0, .b_row = 6, .b_column = 1,
+        .m = 7, .n = 6, .k = 5, .by_columns = 6 >= 2 * 7,
+        .use = k0_contract_add_relu_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
 }
 
 /* contraction over i < 7, j < 3: contract */
-static void k1_contract_use(const gx_call *call, const gx_block *block, const int64_t *batch)
+GX_USE_BLOCK(k1_contract_use)
 {
-    float *const to_contract_1 = (float *)call->buffers[5];
-    const float *const block_values = (const float *)block->values;
-    (void)batch;
+    float *const to_contract_1 = (float *)at[0];
     for (int64_t i = block->first_row; i < block->last_row; i++) {
+        const float *const values = (const float *)block->values + (i - block->first_row) * block->row;
         #pragma omp simd
         for (int64_t j = block->first_column; j < block->last_column; j++) {
-            const float contract_1 = block_values[(i - block->first_row) * block->row + j - block->first_column];
+            const float contract_1 = values[j - block->first_column];
             to_contract_1[3 * i + j] = contract_1;
         }
     }
 }
 
 /* [7, 6] @ [6, 3] */
-static void k1_contract(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k1_contract)
 {
-    const float *const relu_0 = (const float *)call->buffers[3];
-    const float *const w1 = (const float *)call->buffers[4];
+    const float *const relu_0 = (const float *)at[1];
+    const float *const w1 = (const float *)at[2];
     const gx_product product = {
-            .a = relu_0, .a_row = 6, .a_column = 1,
-            .b = w1, .b_row = 3, .b_column = 1,
-            .m = 7, .n = 3, .k = 6,
-            .by_columns = 3 >= 2 * 7, .batch = NULL, .use = k1_contract_use,
+        .a = relu_0, .a_row = 6, .a_column = 1,
+        .b = w1, .b_row = 3, .b_column = 1,
+        .m = 7, .n = 3, .k = 6, .by_columns = 3 >= 2 * 7,
+        .use = k1_contract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
 }
 
 /* row over i < 7, j < 3, reduces j: add, max, pick, equal, where, subtract, exp, sum, log, divide, multiply */
-static void k2_add_max_pick_equal_where_subtract_etc(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k2_add_max_pick_equal_where_subtract_etc)
 {
-    const int32_t *const labels = (const int32_t *)call->buffers[7];
-    const float *const contract_1 = (const float *)call->buffers[5];
-    const float *const b1 = (const float *)call->buffers[6];
-    float *const to_add_3 = (float *)call->buffers[10];
-    const int32_t *const iota = (const int32_t *)call->buffers[8];
-    float *const to_subtract_1 = (float *)call->buffers[9];
+    const int32_t *const labels = (const int32_t *)at[0];
+    const float *const contract_1 = (const float *)at[1];
+    const float *const b1 = (const float *)at[2];
+    float *const to_add_3 = (float *)at[3];
+    const int32_t *const iota = (const int32_t *)at[4];
+    float *const to_subtract_1 = (float *)at[5];
     float exp_0_row[3];
     const int64_t first = gx_start(7, 8, part, parts);
     const int64_t last = gx_start(7, 8, part + 1, parts);
@@ -116,18 +114,19 @@ static void k2_add_max_pick_equal_where_subtract_etc(const gx_call *call, int64_
 }
 
 /* column over i < 7, j < 3, reduces i: multiply, sum, add, subtract */
-static void k3_multiply_sum_add_subtract(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k3_multiply_sum_add_subtract)
 {
-    const float *const add_3 = (const float *)call->buffers[10];
-    float *const to_add_7 = (float *)call->buffers[12];
-    const float *const v_b1 = (const float *)call->buffers[11];
-    float *const to_subtract_5 = (float *)call->buffers[13];
-    const float *const b1 = (const float *)call->buffers[6];
+    const float *const add_3 = (const float *)at[0];
+    float *const to_add_7 = (float *)at[1];
+    const float *const v_b1 = (const float *)at[2];
+    float *const to_subtract_5 = (float *)at[3];
+    const float *const b1 = (const float *)at[4];
     float sum_3_columns[3];
     const int64_t first = gx_start(3, 64, part, parts);
     const int64_t last = gx_start(3, 64, part + 1, parts);
     for (int64_t j0 = first; j0 < last; j0 += 512) {
         const int64_t j1 = gx_least(j0 + 512, last);
+        #pragma omp simd
         for (int64_t j = j0; j < j1; j++) {
             sum_3_columns[j - j0] = 0.0f;
         }
@@ -150,12 +149,10 @@ static void k3_multiply_sum_add_subtract(const gx_call *call, int64_t part, int6
 }
 
 /* full over i < 7, reduces i: sum, divide */
-static void k4_sum_divide(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k4_sum_divide)
 {
-    (void)part;
-    (void)parts;
-    const float *const subtract_1 = (const float *)call->buffers[9];
-    float *const to_divide_0 = (float *)call->buffers[14];
+    const float *const subtract_1 = (const float *)at[0];
+    float *const to_divide_0 = (float *)at[1];
     float sum_1 = 0.0f;
     #pragma omp simd reduction(sum_f32 : sum_1)
     for (int64_t i = 0; i < 7; i++) {
@@ -166,16 +163,15 @@ static void k4_sum_divide(const gx_call *call, int64_t part, int64_t parts)
 }
 
 /* contraction over i < 7, j < 6: contract, greater, where */
-static void k5_contract_greater_where_use(const gx_call *call, const gx_block *block, const int64_t *batch)
+GX_USE_BLOCK(k5_contract_greater_where_use)
 {
-    float *const to_where_1 = (float *)call->buffers[15];
-    const float *const relu_0 = (const float *)call->buffers[3];
-    const float *const block_values = (const float *)block->values;
-    (void)batch;
+    float *const to_where_1 = (float *)at[0];
+    const float *const relu_0 = (const float *)at[1];
     for (int64_t i = block->first_row; i < block->last_row; i++) {
+        const float *const values = (const float *)block->values + (i - block->first_row) * block->row;
         #pragma omp simd
         for (int64_t j = block->first_column; j < block->last_column; j++) {
-            const float contract_2 = block_values[(i - block->first_row) * block->row + j - block->first_column];
+            const float contract_2 = values[j - block->first_column];
             const bool greater_0 = relu_0[6 * i + j] > 0.0f;
             const float where_1 = greater_0 ? contract_2 : 0.0f;
             to_where_1[6 * i + j] = where_1;
@@ -184,32 +180,31 @@ static void k5_contract_greater_where_use(const gx_call *call, const gx_block *b
 }
 
 /* [7, 3] @ [3, 6] */
-static void k5_contract_greater_where(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k5_contract_greater_where)
 {
-    const float *const add_3 = (const float *)call->buffers[10];
-    const float *const w1 = (const float *)call->buffers[4];
+    const float *const add_3 = (const float *)at[2];
+    const float *const w1 = (const float *)at[3];
     const gx_product product = {
-            .a = add_3, .a_row = 3, .a_column = 1,
-            .b = w1, .b_row = 1, .b_column = 3,
-            .m = 7, .n = 6, .k = 3,
-            .by_columns = 6 >= 2 * 7, .batch = NULL, .use = k5_contract_greater_where_use,
+        .a = add_3, .a_row = 3, .a_column = 1,
+        .b = w1, .b_row = 1, .b_column = 3,
+        .m = 7, .n = 6, .k = 3, .by_columns = 6 >= 2 * 7,
+        .use = k5_contract_greater_where_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
 }
 
 /* contraction over i < 5, j < 6: contract, multiply, add, subtract */
-static void k6_contract_multiply_add_subtract_use(const gx_call *call, const gx_block *block, const int64_t *batch)
+GX_USE_BLOCK(k6_contract_multiply_add_subtract_use)
 {
-    float *const to_add_4 = (float *)call->buffers[17];
-    const float *const v_w0 = (const float *)call->buffers[16];
-    float *const to_subtract_2 = (float *)call->buffers[18];
-    const float *const w0 = (const float *)call->buffers[1];
-    const float *const block_values = (const float *)block->values;
-    (void)batch;
+    float *const to_add_4 = (float *)at[0];
+    const float *const v_w0 = (const float *)at[1];
+    float *const to_subtract_2 = (float *)at[2];
+    const float *const w0 = (const float *)at[3];
     for (int64_t i = block->first_row; i < block->last_row; i++) {
+        const float *const values = (const float *)block->values + (i - block->first_row) * block->row;
         #pragma omp simd
         for (int64_t j = block->first_column; j < block->last_column; j++) {
-            const float contract_3 = block_values[(i - block->first_row) * block->row + j - block->first_column];
+            const float contract_3 = values[j - block->first_column];
             const float multiply_0 = 0.9f * v_w0[6 * i + j];
             const float add_4 = multiply_0 + contract_3;
             const float multiply_2 = 0.1f * add_4;
@@ -221,32 +216,33 @@ static void k6_contract_multiply_add_subtract_use(const gx_call *call, const gx_
 }
 
 /* [5, 7] @ [7, 6] */
-static void k6_contract_multiply_add_subtract(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k6_contract_multiply_add_subtract)
 {
-    const float *const x = (const float *)call->buffers[0];
-    const float *const where_1 = (const float *)call->buffers[15];
+    const float *const x = (const float *)at[4];
+    const float *const where_1 = (const float *)at[5];
     const gx_product product = {
-            .a = x, .a_row = 1, .a_column = 5,
-            .b = where_1, .b_row = 6, .b_column = 1,
-            .m = 5, .n = 6, .k = 7,
-            .by_columns = 6 >= 2 * 5, .batch = NULL, .use = k6_contract_multiply_add_subtract_use,
+        .a = x, .a_row = 1, .a_column = 5,
+        .b = where_1, .b_row = 6, .b_column = 1,
+        .m = 5, .n = 6, .k = 7, .by_columns = 6 >= 2 * 5,
+        .use = k6_contract_multiply_add_subtract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
 }
 
 /* column over i < 7, j < 6, reduces i: multiply, sum, add, subtract */
-static void k7_multiply_sum_add_subtract(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k7_multiply_sum_add_subtract)
 {
-    const float *const where_1 = (const float *)call->buffers[15];
-    float *const to_add_5 = (float *)call->buffers[20];
-    const float *const v_b0 = (const float *)call->buffers[19];
-    float *const to_subtract_3 = (float *)call->buffers[21];
-    const float *const b0 = (const float *)call->buffers[2];
+    const float *const where_1 = (const float *)at[0];
+    float *const to_add_5 = (float *)at[1];
+    const float *const v_b0 = (const float *)at[2];
+    float *const to_subtract_3 = (float *)at[3];
+    const float *const b0 = (const float *)at[4];
     float sum_2_columns[6];
     const int64_t first = gx_start(6, 64, part, parts);
     const int64_t last = gx_start(6, 64, part + 1, parts);
     for (int64_t j0 = first; j0 < last; j0 += 512) {
         const int64_t j1 = gx_least(j0 + 512, last);
+        #pragma omp simd
         for (int64_t j = j0; j < j1; j++) {
             sum_2_columns[j - j0] = 0.0f;
         }
@@ -269,18 +265,17 @@ static void k7_multiply_sum_add_subtract(const gx_call *call, int64_t part, int6
 }
 
 /* contraction over i < 6, j < 3: contract, multiply, add, subtract */
-static void k8_contract_multiply_add_subtract_use(const gx_call *call, const gx_block *block, const int64_t *batch)
+GX_USE_BLOCK(k8_contract_multiply_add_subtract_use)
 {
-    float *const to_add_6 = (float *)call->buffers[23];
-    const float *const v_w1 = (const float *)call->buffers[22];
-    float *const to_subtract_4 = (float *)call->buffers[24];
-    const float *const w1 = (const float *)call->buffers[4];
-    const float *const block_values = (const float *)block->values;
-    (void)batch;
+    float *const to_add_6 = (float *)at[0];
+    const float *const v_w1 = (const float *)at[1];
+    float *const to_subtract_4 = (float *)at[2];
+    const float *const w1 = (const float *)at[3];
     for (int64_t i = block->first_row; i < block->last_row; i++) {
+        const float *const values = (const float *)block->values + (i - block->first_row) * block->row;
         #pragma omp simd
         for (int64_t j = block->first_column; j < block->last_column; j++) {
-            const float contract_4 = block_values[(i - block->first_row) * block->row + j - block->first_column];
+            const float contract_4 = values[j - block->first_column];
             const float multiply_5 = 0.9f * v_w1[3 * i + j];
             const float add_6 = multiply_5 + contract_4;
             const float multiply_6 = 0.1f * add_6;
@@ -292,15 +287,15 @@ static void k8_contract_multiply_add_subtract_use(const gx_call *call, const gx_
 }
 
 /* [6, 7] @ [7, 3] */
-static void k8_contract_multiply_add_subtract(const gx_call *call, int64_t part, int64_t parts)
+GX_LAUNCH(k8_contract_multiply_add_subtract)
 {
-    const float *const relu_0 = (const float *)call->buffers[3];
-    const float *const add_3 = (const float *)call->buffers[10];
+    const float *const relu_0 = (const float *)at[4];
+    const float *const add_3 = (const float *)at[5];
     const gx_product product = {
-            .a = relu_0, .a_row = 1, .a_column = 6,
-            .b = add_3, .b_row = 3, .b_column = 1,
-            .m = 6, .n = 3, .k = 7,
-            .by_columns = 3 >= 2 * 6, .batch = NULL, .use = k8_contract_multiply_add_subtract_use,
+        .a = relu_0, .a_row = 1, .a_column = 6,
+        .b = add_3, .b_row = 3, .b_column = 1,
+        .m = 6, .n = 3, .k = 7, .by_columns = 3 >= 2 * 6,
+        .use = k8_contract_multiply_add_subtract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
 }
