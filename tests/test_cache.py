@@ -512,8 +512,12 @@ def test_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert mode(folder) == 0o700
 
 
-def test_tests_keep_out_of_the_users_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert object_cache().folder.is_relative_to(tmp_path_factory.getbasetemp())
+def test_tests_keep_out_of_the_users_folder() -> None:
+    from platformdirs import user_cache_path
+
+    temporary = Path(tempfile.gettempdir()).resolve()
+    assert object_cache().folder.resolve().is_relative_to(temporary)
+    assert not object_cache().folder.resolve().is_relative_to(user_cache_path("graphc").resolve())
 
 
 def test_digest_is_of_the_content(folder: Path, build: Builder) -> None:
