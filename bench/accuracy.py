@@ -308,9 +308,10 @@ In float64 the ops marked * call the C library, whose errors they have.
 ABOUT_COMPOSITES = """
 ## Composites
 
-Functions made of these ops, as programs of the native backend. Each op is as exact as above; what is
-larger here comes from rounding between them, where the function itself is steep or near 0: erfc of a
-rounded argument far out (gelu), products of denormals (silu, mish), the zero of a sum (hard_sigmoid).
+Functions made of these ops, as programs of the native backend. Each op is as exact as above; what
+is larger here comes from rounding between them, where the function itself is steep or near 0: erfc
+of a rounded argument far out (gelu), products of denormals (silu, mish), the zero of a sum
+(hard_sigmoid).
 
 """
 
