@@ -184,23 +184,31 @@ class Rows:
         self.outer.known[number] = name
 
     def _search(self, number: int) -> None:
-        """The place of the best element: one by one, because the first of equals counts."""
-        statement = self.kernel.statements[number]
-        dtype, name = statement.node.inputs[0].dtype, self.context.names[number]
-        best, here = (self.function.names.fresh(f"{w}_{name}") for w in ("best", "here"))
-        scope = Scope(self.context, tuple(self.function.loops), [], self.outer)
+        """The place of the best element: the best one first, vectorised, then where it first is."""
+        statement, function = self.kernel.statements[number], self.function
+        node, name = statement.node, self.context.names[number]
+        dtype = node.inputs[0].dtype
+        best = function.names.fresh(f"best_{name}")
+        scope = Scope(self.context, tuple(function.loops), [], self.outer)
         value = scope.argument(statement.args[0])
-        place = self.place(scope.variables)
-        lines = [
-            *scope.lines,
-            f"const {c_type(dtype)} {here} = {value};",
-            f"if ({place} == 0 || {joined(statement.node.op.c, dtype, here, best)}) {{",
-            f"{best} = {here};",
-            f"{name} = {place};",
-            "}",
+        here = function.names.fresh(f"here_{name}")
+        taken = [*scope.lines, f"const {c_type(dtype)} {here} = {value};"]
+        wins = joined(node.op.c, dtype, here, best)
+        clause = f"reduction({function.tables.search(node)} : {best})"
+        last = self.inner[-1]
+        pick = f"{best} = {wins} ? {here} : {best};"
+        find = [f"{SIMD} {clause}", function.loop(last), *taken, pick, "}"]
+        find = function.nest(self.inner[:-1], find)
+        place, size = self.place(scope.variables), size_text(self._size)
+        beaten = joined(node.op.c, dtype, best, here)
+        note = f"{name} = !{beaten} && {place} < {name} ? {place} : {name};"
+        where = [f"{SIMD} reduction(min : {name})", function.loop(last), *taken, note, "}"]
+        self.outer.lines += [
+            f"{c_type(dtype)} {best} = {start_of(node)};",
+            *find,
+            f"int64_t {name} = {size};",
+            *function.nest(self.inner[:-1], where),
         ]
-        begin = [f"{c_type(dtype)} {best} = 0;", f"int64_t {name} = 0;"]
-        self.outer.lines += [*begin, *self.function.nest(self.inner, lines)]
         self.outer.known[number] = name
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from graphc.codegen.expression import STORAGE, c_type, joined, literal, suffix
 from graphc.ir.dim import origin
 from graphc.ir.node import Node
+from graphc.ir.tensor_type import DType
 from graphc.schedule.records import Buffer, Kernel, Program
 
 Slot = Buffer | int
@@ -73,9 +74,17 @@ class Tables:
 
     def reduction(self, node: Node) -> str:
         """The name by which the vectoriser knows a reduction."""
-        dtype = node.dtype
+        combine = joined(node.op.c, node.dtype, "omp_out", "omp_in")
+        return self._declared(node, node.dtype, combine)
+
+    def search(self, node: Node) -> str:
+        """The same of a reduction that gives an index: its best value."""
+        dtype = node.inputs[0].dtype
+        wins = joined(node.op.c, dtype, "omp_in", "omp_out")
+        return self._declared(node, dtype, f"{wins} ? omp_in : omp_out")
+
+    def _declared(self, node: Node, dtype: DType, combine: str) -> str:
         name = f"{node.op.name}_{suffix(dtype)}"
-        combine = joined(node.op.c, dtype, "omp_out", "omp_in")
         self.reductions[name] = (
             f"#pragma omp declare reduction({name} : {c_type(dtype)} : omp_out = {combine}) "
             f"initializer(omp_priv = {start_of(node)})"
@@ -95,10 +104,11 @@ def stored(value: np.ndarray) -> Any:
 
 
 def start_of(node: Node) -> str:
-    """What a reduction starts from, in C."""
+    """What a reduction starts from, in C; one that gives an index, its best value."""
     if node.op.identity is not None:
         return literal(node.op.identity, node.dtype)
-    return node.op.start.format(t=suffix(node.dtype), T=c_type(node.dtype))
+    dtype = node.inputs[0].dtype
+    return node.op.start.format(t=suffix(dtype), T=c_type(dtype))
 
 
 def _symbols(kernel: Kernel) -> Iterable[str]:
