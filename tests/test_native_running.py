@@ -375,16 +375,13 @@ def test_a_plain_fork_in_the_midst_of_calls() -> None:
 
 def interrupt(exe: Executable, arrays: dict[str, np.ndarray], seconds: float) -> None:
     """Call again and again until an interrupt comes, after so many seconds."""
-
-    def call() -> None:
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         while True:
             exe(arrays)
-
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            call()
+    except KeyboardInterrupt:
+        pass
     finally:
         signal.signal(signal.SIGALRM, previous)
 
@@ -556,7 +553,6 @@ def test_no_program_is_compiled_with_a_warning(tmp_path: Path, root: Path) -> No
     check_warnings(texts, tmp_path, root)
 
 
-@pytest.mark.xfail(strict=True, reason="product.c compares constants of two enumerations")
 @native
 def test_sources_written_by_hand_have_no_warnings(tmp_path: Path, root: Path) -> None:
     names = ("runtime.c", "program.h", "scalar.h", "random.h")
