@@ -28,7 +28,7 @@ sanitize: $(STAMP)
 	    CC="env -u LD_PRELOAD gcc $(CHECKED)" \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OPENBLAS_NUM_THREADS=1 \
-	    $(BIN)/python -m pytest -q -n 2 --dist worksteal $(SANITIZED) \
+	    $(BIN)/python -m pytest -q -n 2 --dist worksteal --capture=sys $(SANITIZED) \
 	        tests/test_native.py tests/test_native_running.py; \
 	else echo "sanitize: left out, as gcc with its sanitizers is not there"; fi
 

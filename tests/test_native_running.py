@@ -105,11 +105,24 @@ def layers(n: int = 400) -> tuple[list[gx.Node], dict[str, np.ndarray]]:
     return nodes, given(nodes)
 
 
+def chunks() -> tuple[list[gx.Node], dict[str, np.ndarray]]:
+    """Long sums, whose parts are joined by a launch of the same kernel."""
+    x = gx.input("x", (1500, 400))
+    nodes = [gx.tanh(x).sum(), gx.exp(x).sum(0)]
+    return nodes, given(nodes)
+
+
 @native
-def test_a_missing_barrier_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("build", [layers, chunks], ids=lambda f: f.__name__)
+def test_a_missing_barrier_is_noticed(
+    build: Callable[[], tuple[list[gx.Node], dict[str, np.ndarray]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """So that agreement of results on one and on two threads says something."""
-    nodes, arrays = layers()
-    want = compiled(nodes, threads=1)(arrays)
+    nodes, arrays = build()
+    turns = [arrays, {name: a * np.float32(0.9) for name, a in arrays.items()}]
+    alone = compiled(nodes, threads=1)
+    wanted = [alone(turn) for turn in turns]
     good = compiled(nodes, threads=2)
     inner = native_backend.plan_steps
 
@@ -120,11 +133,12 @@ def test_a_missing_barrier_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = compiled(nodes, threads=2)
     assert any(s.barrier for s in good._latest.runner.steps)  # type: ignore[union-attr]
     different = 0
-    for _ in range(40):
-        assert_same(good(arrays), want)
+    for k in range(60):
+        turn, want = turns[k % 2], wanted[k % 2]
         time.sleep(0.002)  # the team falls asleep: its threads come late
-        have = bad(arrays)
-        different += any(a.tobytes() != b.tobytes() for a, b in zip(have, want, strict=True))
+        assert_same(good(turn), want)
+        time.sleep(0.002)
+        different += any(a.tobytes() != b.tobytes() for a, b in zip(bad(turn), want, strict=True))
     assert different > 0
 
 
