@@ -94,10 +94,14 @@ static double now(void)
 /* What thread `thread` of the job does. */
 static void work(const gx_job *job, int64_t thread)
 {
-    double start = job->seconds ? now() : 0;
+    double start = 0;
+    if (job->seconds) {
+        meet(job->threads); /* to wake up is no part of the first step */
+        start = now();
+    }
     for (int64_t i = 0; i < job->count; i++) {
         const gx_step *step = &job->steps[i];
-        if (step->barrier || job->seconds)
+        if (step->barrier)
             meet(job->threads);
         for (int64_t part = thread; part < step->parts; part += job->threads)
             step->run(job->call, step->at, part, step->parts);

@@ -22,6 +22,7 @@ import graphc as gx
 from graphc.backends import numpy_backend
 from graphc.backends.host_memory import HostMemory
 from graphc.executable import Executable
+from graphc.ir.philox import Draws, number_draws
 from graphc.report.canvas import heat_color
 from graphc.report.notation import duration_text, percent_text
 from graphc.report.profile import LONGEST_NAME, Profile
@@ -127,6 +128,21 @@ def test_launches_of_one_kernel_are_added_up(backend: str, monkeypatch: pytest.M
     for i, kernel in enumerate(made.kernels):
         expected = sum(t for t, k in zip(times, launches, strict=True) if k == i)
         assert kernel.runs == (expected, expected)
+
+
+def test_a_timed_run_computes_what_a_call_computes(backend: str) -> None:
+    x, p = gx.input("x", (20,)), gx.param("p", np.zeros(20, "float32"))
+    z = gx.random_normal((20,))
+    exe = gx.compile([], updates={p: 0.5 * p + x * z}, backend=backend)
+    runner, given = runner_of(exe), [np.ones(20, "float32")]
+    draws = [Draws(3, step, number_draws(exe.graph.nodes)) for step in (5, 6)]
+    runner(given, draws[0])
+    want, p.value = p.value, np.zeros(20)
+    runner(given, draws[1])
+    assert not np.array_equal(p.value, want)
+    p.value = np.zeros(20)
+    runner.time_kernels(given, draws[0], 1)
+    assert np.array_equal(p.value, want)
 
 
 # -- nothing changes
@@ -309,8 +325,11 @@ def test_the_table_names_every_kernel_in_order(profile: Profile) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 2e-8, 9.994e-7, 1e-3, 0.99949, 12.0, 5000.0])
 def test_the_table_is_at_most_100_columns_wide(profile: Profile, seconds: float) -> None:
-    table = with_seconds(profile, seconds).table()
-    assert max(map(len, table.splitlines())) <= 100
+    table = with_seconds(replace(profile, name="step" * 30), seconds).table()
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100
+    rows = lines[2 : 2 + len(profile.kernels)]
+    assert all(row.endswith((" flops", " bytes")) for row in rows)  # the last cell is whole
     assert "nan" not in table
 
 

@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -195,6 +194,8 @@ def _words(error: OSError) -> str:
 
 def _built(build: Callable[[Path], object]) -> bytes:
     """What `build` makes. It works outside the cache folder, which may be full."""
+    import tempfile  # where something is compiled: a warm start is faster without
+
     try:
         with tempfile.TemporaryDirectory(prefix="graphc-") as place:
             path = Path(place) / "object.so"
@@ -238,6 +239,8 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 def _temporary_folder() -> Path:
     """A private folder that is removed when this process ends."""
+    import tempfile
+
     try:
         folder = tempfile.mkdtemp(prefix="graphc-")  # mode 0700
     except OSError as error:
@@ -271,6 +274,8 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file so that it is there as a whole or not at all."""
+    import tempfile
+
     number, partial = tempfile.mkstemp(prefix="graphc-", suffix=".part", dir=path.parent)
     try:
         with open(number, "wb") as file:  # noqa: PTH123 - of a file number

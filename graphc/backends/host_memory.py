@@ -96,9 +96,9 @@ class HostMemory:
         try:
             for position, slot in self._copied:
                 slot[...] = inputs[position]
-            early = [self.bases[buffer].copy() for buffer in self._early]
             if self._visiting:
                 self._bind_visitors(inputs)
+            early = [self.bases[buffer].copy() for buffer in self._early]
             step()
             return self._collect(early)
         finally:

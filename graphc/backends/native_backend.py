@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import Any
@@ -223,18 +222,22 @@ def load_objects(texts: Mapping[str, str]) -> dict[str, ctypes.CDLL]:
     keys = {name: toolchain.key(splice(text)) for name, text in texts.items()}
     missing = [name for name, key in keys.items() if key not in _loaded]
 
+    cache = object_cache()
+
     def load(name: str) -> None:
         text = splice(texts[name])
-        cache = object_cache()
         _loaded[keys[name]] = cache.load(
             keys[name], lambda path: compile_object(toolchain, text, path)
         )
 
-    if len(missing) == 1:
-        load(missing[0])
-    elif missing:
+    if sum(cache.note(keys[name]) is None for name in missing) > 1:
+        from concurrent.futures import ThreadPoolExecutor  # the first time: compilers side by side
+
         with ThreadPoolExecutor(len(missing)) as pool:
             list(pool.map(load, missing))
+    else:
+        for name in missing:
+            load(name)
     return {name: _loaded[key] for name, key in keys.items()}
 
 

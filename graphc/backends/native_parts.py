@@ -18,7 +18,8 @@ from graphc.codegen.host import HostProgram, Launch
 from graphc.codegen.shape import spread
 from graphc.schedule.records import Access, Kernel, Program, buffer_nbytes
 
-GRAIN = 1.5e-6  # seconds of work that are worth a thread
+GRAIN = 4e-7  # seconds of work that are worth a part of their own
+SMALL = 1.5e-5  # seconds up to which a program is not worth waking a second thread
 MOST_PENDING = 256  # accesses that a launch is compared with; beyond that a barrier is cheaper
 
 
@@ -54,6 +55,8 @@ class _Touch:
 
 def plan_steps(program: Program, printed: HostProgram, threads: int) -> list[Step]:
     """Parts and barriers for every launch, for so many threads."""
+    if sum(launch.seconds for launch in printed.launches) < SMALL:
+        threads = 1
     parts = [_parts(launch, threads) for launch in printed.launches]
     if all(n == 1 for n in parts):
         return [Step(1, False)] * len(parts)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextvars
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -73,6 +76,8 @@ def _drain(
 def _executor() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
+        from concurrent.futures import ThreadPoolExecutor  # where there is work for threads
+
         _pool = ThreadPoolExecutor(max(1, available_threads()), thread_name_prefix="graphc")
     return _pool
 

@@ -13,18 +13,18 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphc.backends.cache import ObjectCache, content_key, object_cache
 from graphc.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    import subprocess
 
 NAMES = ("cc", "gcc", "clang")  # looked for on PATH in this order where CC does not say
 # What results and loading depend on. Never -ffast-math: NaN and infinities must survive.
@@ -138,6 +138,8 @@ def compile_object(
     The object is there as a whole or not at all. Raises BackendUnavailable with the compiler's own
     words, OSError where nothing can be written beside `target`.
     """
+    import tempfile  # where something is compiled: a warm start is faster without
+
     with tempfile.TemporaryDirectory(prefix="graphc-", dir=target.parent) as place:
         made = Path(place) / target.name
         files = ("-x", "c", "-", "-o", str(made))
@@ -326,6 +328,9 @@ class _Done:
 
 def _run(command: Sequence[str], text: str, timeout: float) -> _Done:
     """Run a program on a text. One that takes too long is ended with all that it started."""
+    import signal
+    import subprocess
+
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -357,7 +362,7 @@ def _run(command: Sequence[str], text: str, timeout: float) -> _Done:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program together with its own children: they hold the pipes open."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, 9)  # SIGKILL
     process.wait()
 
 

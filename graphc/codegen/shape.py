@@ -17,6 +17,7 @@ MOST_CHUNKS = 64
 
 FLOPS = 1e11  # per second of one core: rough figures, to decide what is worth sharing
 MULTIPLY = 2.5e-11  # seconds of an element and a unit of cost
+SHORT, SLOWER = 32, 4.0  # loops of fewer steps fill no vectors: they take so many times as long
 IN_CACHE = 1 << 20  # bytes
 BYTES, BYTES_AFAR = 1e11, 1.5e10  # per second, from the caches and from memory
 
@@ -147,6 +148,8 @@ def estimate(kernel: Kernel) -> float:
     """Seconds that a kernel takes on one core, roughly."""
     product = kernel.contraction.flops / FLOPS if kernel.contraction is not None else 0.0
     costs = sum(s.node.op.cost for s in kernel.statements if not s.is_copy)
+    if kernel.space and kernel.space[-1] < SHORT:
+        costs *= SLOWER
     nbytes = kernel.nbytes
     moved = nbytes / (BYTES if nbytes <= IN_CACHE else BYTES_AFAR)
     return max(product + kernel.size * costs * MULTIPLY, moved)

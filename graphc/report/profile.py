@@ -25,7 +25,8 @@ from graphc.report.notation import (
 )
 from graphc.schedule.records import Kernel, Schedule
 
-LONGEST_NAME = 31  # characters of a kernel's name in a table of 100 columns
+COLUMNS = 100
+LONGEST_NAME = 31  # characters of a kernel's name in a table of so many columns
 PROCESS, THREAD = 1, 1  # numbers in a trace; any will do
 
 
@@ -150,7 +151,7 @@ class Profile:
             f"peak: {_rate(flops_text, self.peak_flops_per_second)} in a float32 product, "
             f"{_rate(nbytes_text, self.peak_bytes_per_second)} in a copy",
         ]
-        return "\n".join(row.rstrip() for row in rows) + "\n"
+        return "\n".join(row[:COLUMNS].rstrip() for row in rows) + "\n"
 
     def to_dot(self) -> str:
         """DOT source of the fused schedule; the more time a kernel takes, the hotter its colour."""
