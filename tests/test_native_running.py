@@ -132,14 +132,18 @@ def test_a_missing_barrier_is_noticed(
     monkeypatch.setattr(native_backend, "plan_steps", without)
     bad = compiled(nodes, threads=2)
     assert any(s.barrier for s in good._latest.runner.steps)  # type: ignore[union-attr]
-    different = 0
-    for k in range(60):
+    different = False
+    for k in range(3000):
         turn, want = turns[k % 2], wanted[k % 2]
         time.sleep(0.002)  # the team falls asleep: its threads come late
-        assert_same(good(turn), want)
-        time.sleep(0.002)
-        different += any(a.tobytes() != b.tobytes() for a, b in zip(bad(turn), want, strict=True))
-    assert different > 0
+        if k < 40:
+            assert_same(good(turn), want)
+            time.sleep(0.002)
+        elif different:
+            return
+        have = bad(turn)
+        different |= any(a.tobytes() != b.tobytes() for a, b in zip(have, want, strict=True))
+    pytest.fail("the same bits without a barrier, 3000 times")
 
 
 def in_threads(calls: list[Callable[[], None]]) -> None:
