@@ -8,7 +8,7 @@ CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/
 EXTRAS := dev,examples,plot$(if $(filter 12,$(CUDA)),$(comma)cuda12)$(if $(filter 13,$(CUDA)),$(comma)cuda13)
 STAMP := .venv/stamp
 
-.PHONY: train test lint types docs-check bench clean
+.PHONY: train test sanitize lint types docs-check bench clean
 
 train: $(STAMP)
 	$(BIN)/python docs/examples/digits.py
@@ -16,6 +16,21 @@ train: $(STAMP)
 # Two processes that each run the BLAS on one thread do not take each other's core.
 test: $(STAMP)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+# The tests of the native backend, its C built with gcc's sanitizers: an access outside an array, an
+# overflow, a misaligned load ends the process. The sanitizer must be loaded before Python, and with
+# it libstdc++, whose exceptions it watches. Python gives some memory back never, and the compiler
+# runs without all this. Tests that start compilers of their own or send signals are left out.
+CHECKED := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
+SANITIZED := -k "not warning and not compiler and not interrupt"
+sanitize: $(STAMP)
+	@if gcc $(CHECKED) -x c -shared -o /dev/null /dev/null 2>/dev/null; then \
+	    CC="env -u LD_PRELOAD gcc $(CHECKED)" \
+	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OPENBLAS_NUM_THREADS=1 \
+	    $(BIN)/python -m pytest -q -n 2 --dist worksteal --capture=sys $(SANITIZED) \
+	        tests/test_native.py tests/test_native_running.py; \
+	else echo "sanitize: left out, as gcc with its sanitizers is not there"; fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ GX_LAUNCH(k0_contract_add_relu)
     const gx_product product = {
         .a = x, .a_row = 5, .a_column = 1,
         .b = w0, .b_row = 6, .b_column = 1,
-        .m = 7, .n = 6, .k = 5, .by_columns = 6 >= 2 * 7,
+        .m = 7, .n = 6, .k = 5,
         .use = k0_contract_add_relu_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
@@ -57,7 +57,7 @@ GX_LAUNCH(k1_contract)
     const gx_product product = {
         .a = relu_0, .a_row = 6, .a_column = 1,
         .b = w1, .b_row = 3, .b_column = 1,
-        .m = 7, .n = 3, .k = 6, .by_columns = 3 >= 2 * 7,
+        .m = 7, .n = 3, .k = 6,
         .use = k1_contract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
@@ -187,7 +187,7 @@ GX_LAUNCH(k5_contract_greater_where)
     const gx_product product = {
         .a = add_3, .a_row = 3, .a_column = 1,
         .b = w1, .b_row = 1, .b_column = 3,
-        .m = 7, .n = 6, .k = 3, .by_columns = 6 >= 2 * 7,
+        .m = 7, .n = 6, .k = 3,
         .use = k5_contract_greater_where_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
@@ -223,7 +223,7 @@ GX_LAUNCH(k6_contract_multiply_add_subtract)
     const gx_product product = {
         .a = x, .a_row = 1, .a_column = 5,
         .b = where_1, .b_row = 6, .b_column = 1,
-        .m = 5, .n = 6, .k = 7, .by_columns = 6 >= 2 * 5,
+        .m = 5, .n = 6, .k = 7,
         .use = k6_contract_multiply_add_subtract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
@@ -294,7 +294,7 @@ GX_LAUNCH(k8_contract_multiply_add_subtract)
     const gx_product product = {
         .a = relu_0, .a_row = 1, .a_column = 6,
         .b = add_3, .b_row = 3, .b_column = 1,
-        .m = 6, .n = 3, .k = 7, .by_columns = 3 >= 2 * 6,
+        .m = 6, .n = 3, .k = 7,
         .use = k8_contract_multiply_add_subtract_use, .at = at, .batch = NULL,
     };
     call->multiply_f32(call, &product, call->scratch + part * call->scratch_nbytes, part, parts);
