@@ -70,8 +70,7 @@ def compile(
     switches = select_rules(rules)
     mode = bool(declared.updates) if training is None else training
     numbers = number_draws(declared.nodes)
-    fixed = frozenset(declared.nodes) if declared.symbols else None
-    options = Options(threads, tuple(n.name for n in declared.inputs), numbers, fixed)
+    options = Options(threads, tuple(n.name for n in declared.inputs), numbers)
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
         while True:

@@ -44,6 +44,7 @@ enum {
 typedef GX_T vector __attribute__((vector_size(GX_VECTOR), aligned(sizeof(GX_T)), may_alias));
 enum { LANES = GX_VECTOR / sizeof(GX_T), GROUP = TILES * WIDE * LANES };
 
+_Static_assert(GX_ROW_UNIT % ROWS == 0, "parts would cut tiles");
 _Static_assert((int)GROUP <= (int)GX_MOST_COLUMNS, "a block is too wide for those who use it");
 
 /* Fused multiply-add is wanted here, and here alone: everywhere else it is written out. */
@@ -64,8 +65,8 @@ typedef void tile(int64_t k, const GX_T *a, int64_t a_row, int64_t a_column, con
     static FUSED void NAME(int64_t k, const GX_T *a, int64_t a_row, int64_t a_column,              \
                               const GX_T *b, int64_t b_row, GX_T *c, int64_t c_row, bool add)      \
     {                                                                                              \
-        vector sum[HEIGHT][WIDTH];                                                                 \
         CONTRACT                                                                                   \
+        vector sum[HEIGHT][WIDTH];                                                                 \
         UNROLL for (int i = 0; i < HEIGHT; i++)                                                    \
             UNROLL for (int j = 0; j < WIDTH; j++) sum[i][j] = (vector){0};                        \
         for (int64_t z = 0; z < k; z++) {                                                          \
@@ -209,8 +210,8 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
         left = gx_start(n, WIDE * LANES, part, parts);
         right = gx_start(n, WIDE * LANES, part + 1, parts);
     } else {
-        top = gx_start(m, ROWS, part, parts);
-        bottom = gx_start(m, ROWS, part + 1, parts);
+        top = gx_start(m, GX_ROW_UNIT, part, parts);
+        bottom = gx_start(m, GX_ROW_UNIT, part + 1, parts);
     }
     GX_T *const values = scratch, *const packed = values + BLOCK_ROWS * GROUP;
     for (int64_t j = left; j < right && top < bottom; j += GROUP) {

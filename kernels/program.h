@@ -57,6 +57,12 @@ struct gx_call {
     uint32_t seed[2], step[2]; /* of the random draws */
 };
 
+/* x / y rounded down, for y > 0. */
+static inline int64_t gx_floor_divide(int64_t x, int64_t y)
+{
+    return x / y - (x % y < 0);
+}
+
 /* Whether parts share the columns of a product rather than its rows: a wide one is shared so that each
  * part reads its own share of the larger operand. Small products stay with their rows, which may have
  * been written by the same thread. */
@@ -64,6 +70,8 @@ static inline bool gx_by_columns(int64_t m, int64_t n, int64_t k)
 {
     return n >= 2 * m && m * n * k >= 1 << 23;
 }
+
+enum { GX_ROW_UNIT = 8 }; /* rows of a part come in multiples of this, whatever kernel they are in */
 
 /* The start of a part, of `extent` things that are shared out in whole units. Part `parts` starts at
  * the end. */
@@ -74,11 +82,20 @@ static inline int64_t gx_start(int64_t extent, int64_t unit, int64_t part, int64
     return start < extent ? start : extent;
 }
 
-/* Into how many chunks a reduction of `total` elements to few values is cut, along a loop of `extent`
- * steps: by size alone, so that sums are the same for any number of threads. */
-static inline int64_t gx_chunks(int64_t extent, int64_t total)
+/* Columns are reduced in stretches of so many. */
+enum { GX_STRETCH = 512 };
+
+static inline int64_t gx_stretches(int64_t columns)
 {
-    const int64_t wanted = total >> 16, most = extent < 64 ? extent : 64;
+    return (columns + GX_STRETCH - 1) / GX_STRETCH;
+}
+
+/* Into how many chunks a reduction of `total` elements to `columns` values is cut, along a loop of
+ * `extent` steps: by size alone, so that sums are the same for any number of threads. */
+static inline int64_t gx_chunks(int64_t extent, int64_t total, int64_t columns)
+{
+    const int64_t wanted = columns > 0 ? (total >> 16) / gx_stretches(columns) : 0;
+    const int64_t most = extent < 64 ? extent : 64;
     return wanted < 1 || most < 1 ? 1 : wanted < most ? wanted : most;
 }
 

@@ -35,7 +35,7 @@ class Choice:
     def fall_back(self, error: BackendUnavailable) -> None:
         """Take the next backend; raises the error where none was to be chosen freely."""
         if not self.others:
-            raise error
+            raise BackendUnavailable(f"backend {self.backend.name!r}: {error}") from error
         self.reason += f"; {self.backend.name} failed: {error}"
         self.backend = self.others.pop(0)
 

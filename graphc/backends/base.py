@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from graphc.ir.node import Node
 from graphc.ir.philox import Draws
 from graphc.schedule.records import Program, Target
 
@@ -17,16 +16,14 @@ class Options:
     """How a program is to be run.
 
     `threads`: None for all cores this process may use; `inputs`: the names of the declared inputs,
-    in the order in which a call hands them over; `numbers`: of the random draws; `fixed`: the nodes
-    as declared, where there are symbolic sizes (other constants may depend on sizes); `sizes`: the
-    values of symbolic sizes; `shared`: what a backend lets the specialisations of one executable
-    share, which never run at once.
+    in the order in which a call hands them over; `numbers`: of the random draws; `sizes`: of the
+    symbolic dimensions; `shared`: what a backend lets the specialisations of one executable share,
+    which never run at once.
     """
 
     threads: int | None = None
     inputs: tuple[str, ...] = ()
     numbers: Mapping[int, int] = field(default_factory=dict[int, int])
-    fixed: frozenset[Node] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     shared: dict[str, Any] = field(default_factory=dict[str, Any])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -72,7 +73,6 @@ class HostMemory:
         self.bases: dict[Buffer, np.ndarray] = {}
         self.arena: Arena = options.shared.setdefault("arena", Arena())
         self.arena.reserve(program.plan.peak_nbytes)
-        self._is_unchanged = False
         self._find_params()
         self._find_arena()
         self._place_results()
@@ -89,23 +89,36 @@ class HostMemory:
 
     def run(self, inputs: Sequence[np.ndarray], step: Callable[[], object]) -> list[np.ndarray]:
         """Take the inputs, run `step`, and return fresh arrays for the results, in order."""
+        while True:
+            with self._lock:  # an interrupt cannot leave it locked
+                if self._changes == Storage.changes:
+                    return self._run_locked(inputs, step)
+            self._look_again()
+
+    def _run_locked(
+        self, inputs: Sequence[np.ndarray], step: Callable[[], object]
+    ) -> list[np.ndarray]:
         if self.arena.array is not self._arena_array:
             self._find_arena()
             self._rebind(Region.ARENA)
-        locks = self._lock_params()
+        for position, slot in self._copied:
+            slot[...] = inputs[position]
+        if not self._visiting:
+            early = [self.bases[buffer].copy() for buffer in self._early]
+            step()
+            return self._collect(early)
         try:
-            for position, slot in self._copied:
-                slot[...] = inputs[position]
-            if self._visiting:
-                self._bind_visitors(inputs)
+            self._bind_visitors(inputs)
             early = [self.bases[buffer].copy() for buffer in self._early]
             step()
             return self._collect(early)
         finally:
-            if self._visiting:
-                self._release_visitors()
-            for lock in locks:
-                lock.release()
+            self._release_visitors()
+
+    def _look_again(self) -> None:
+        """Another program moved parameters, or a value became invalid."""
+        self._find_params()
+        self._rebind(Region.PARAM)
 
     def _bind_visitors(self, inputs: Sequence[np.ndarray]) -> None:
         """Large arrays: inputs where the caller has them, results in fresh room."""
@@ -140,18 +153,16 @@ class HostMemory:
     def unchanged(self) -> Generator[None]:
         """Hold the locks of all parameters, and give those that calls meanwhile update their old
         values back at the end, bit for bit. It takes as many bytes as they do."""
-        locks = self._lock_params()
-        try:
-            old = [p.storage.array.copy() for p in self.updates]
-            self._is_unchanged = True
-            try:
-                yield
-            finally:
-                self._is_unchanged = False
-                uninterrupted(lambda: self._restore(old))
-        finally:
-            for lock in locks:
-                lock.release()
+        while True:
+            with self._lock:
+                if self._changes == Storage.changes:
+                    old = [p.storage.array.copy() for p in self.updates]
+                    try:
+                        yield
+                    finally:
+                        uninterrupted(partial(self._restore, old))
+                    return
+            self._look_again()
 
     def _restore(self, old: Sequence[np.ndarray]) -> None:
         for param, value in zip(self.updates, old, strict=True):
@@ -162,21 +173,6 @@ class HostMemory:
         """A step failed midway: the values that it was to update count as lost."""
         for param in self.updates:
             param.storage.invalidate(f"{error!r} stopped an update midway")
-
-    def _lock_params(self) -> list[threading.RLock]:
-        """Take the locks of all parameters, at the addresses that the program is bound to."""
-        if self._is_unchanged:
-            return []  # they are held, so that no program can move a value
-        while True:
-            locks = self._locks
-            for lock in locks:
-                lock.acquire()
-            if self._changes == Storage.changes:
-                return locks
-            for lock in locks:
-                lock.release()
-            self._find_params()  # another program moved them, or a value became invalid
-            self._rebind(Region.PARAM)
 
     # -- places
 
@@ -227,7 +223,8 @@ class HostMemory:
         with _laying_out:
             for slab in self.program.param_slabs:
                 _lay_out(slab)
-            Storage.share_lock([p.storage for p in self.graph.params])
+            storages = [p.storage for p in self.graph.params]
+            Storage.share_lock(storages)
             changes = Storage.changes
             for param in self.graph.params:
                 param.storage.check(param.name)
@@ -239,19 +236,13 @@ class HostMemory:
                     slab = _storages(owner)[0].slab
                     assert slab is not None
                     self.bases[buffer] = slab
-            self._sort_locks()
+            self._lock = storages[0].lock if storages else threading.RLock()
             self._changes = changes
 
     def _rebind(self, region: Region) -> None:
         for buffer, place in self.program.places.items():
             if place.region is region:
                 self._binder.bind(buffer, self.bases[buffer])
-
-    def _sort_locks(self) -> None:
-        """One lock per storage or slab, always taken in the same order."""
-        storages = [p.storage for p in self.graph.params]
-        self._locks = list({id(s.lock): s.lock for s in storages}.values())
-        self._locks.sort(key=id)
 
 
 def extent_in_memory(program: Program, buffer: Buffer) -> tuple[object, int, int]:

@@ -22,5 +22,5 @@ def uninterrupted(run: Callable[[], None]) -> None:
         run()
     finally:
         _signal.signal(_signal.SIGINT, handler)
-    if pending:
-        handler(*pending[0])
+        if pending:
+            handler(*pending[0])

@@ -76,7 +76,7 @@ class NativeRunner:
     """A program compiled and bound to memory."""
 
     def __init__(self, program: Program, options: Options) -> None:
-        printed = print_program(program, options.numbers, options.fixed)
+        printed = print_program(program, options.numbers, options.sizes)
         self.source, self.kernel_sources = printed.text, printed.kernel_sources
         self.threads = options.threads or available_threads()
         self.steps = plan_steps(program, printed, self.threads)
@@ -242,12 +242,20 @@ def load_objects(texts: Mapping[str, str]) -> dict[str, ctypes.CDLL]:
 
 
 def _toolchain() -> Toolchain:
-    return _find(os.environ.get("CC"), os.environ.get("PATH"), os.environ.get("GRAPHC_CACHE_DIR"))
+    names = ("CC", "PATH", "GRAPHC_CACHE_DIR")
+    found = _find(*map(os.environ.get, names))
+    if isinstance(found, BackendUnavailable):
+        raise BackendUnavailable(str(found))
+    return found
 
 
 @lru_cache(maxsize=8)
-def _find(*_environment: str | None) -> Toolchain:
-    return find_toolchain()
+def _find(*_environment: str | None) -> Toolchain | BackendUnavailable:
+    """What was found, or why nothing: a compiler that does not work is not tried again."""
+    try:
+        return find_toolchain()
+    except BackendUnavailable as error:
+        return error
 
 
 def _probe() -> Availability:

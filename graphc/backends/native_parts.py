@@ -55,6 +55,7 @@ class _Touch:
 
 def plan_steps(program: Program, printed: HostProgram, threads: int) -> list[Step]:
     """Parts and barriers for every launch, for so many threads."""
+    assert not program.param_slabs, "a slab and its members would not be seen to share bytes"
     if sum(launch.seconds for launch in printed.launches) < SMALL:
         threads = 1
     parts = [_parts(launch, threads) for launch in printed.launches]

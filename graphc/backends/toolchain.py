@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 NAMES = ("cc", "gcc", "clang")  # looked for on PATH in this order where CC does not say
 # What results and loading depend on. Never -ffast-math: NaN and infinities must survive.
-REQUIRED = ("-std=gnu11", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-pthread")
+REQUIRED = ("-std=gnu11", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-pthread",
+            "-Werror=incompatible-pointer-types", "-Werror=int-conversion")  # fmt: skip
 # What only speed depends on: of each group the first flag that the compiler takes, if any.
 OPTIONAL = (
     ("-O3",),

@@ -7,6 +7,7 @@ expression that the op's record declares.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,10 @@ KEYWORDS = frozenset({  # of C
 })  # fmt: skip
 
 
+FUNCTION = re.compile(r"k\d+_")  # what kernels are called
+PREDEFINED = frozenset({"linux", "unix", "errno", "math_errhandling"})  # macros in small letters
+
+
 def c_type(dtype: DType) -> str:
     """The C type that holds an element in memory."""
     return TYPES[dtype.name][0]
@@ -57,6 +62,13 @@ def identifier(wanted: str) -> str:
     return word if word and not word[0].isdigit() else f"v{word}"
 
 
+def _is_reserved(word: str) -> bool:
+    """Whether C's headers, the compiler or our own sources may have made a macro or a type of a
+    word: NULL, M_PI, int64_t, linux."""
+    ours = word.startswith(("gx_", "_", "size_")) or FUNCTION.match(word) is not None
+    return ours or word.isupper() or word.endswith("_t") or word in PREDEFINED
+
+
 class Names:
     """Names that are unique within one function."""
 
@@ -67,7 +79,7 @@ class Names:
     def fresh(self, wanted: str) -> str:
         """`wanted` as an identifier, with a number behind it if it is taken."""
         base = name = identifier(wanted)
-        if base.startswith(("gx_", "__", "size_")):
+        if _is_reserved(base):
             base = name = f"v_{base}"
         number = 2
         while name in self._taken:
@@ -93,14 +105,14 @@ def _polynomial(dim: Dim) -> str:
     terms: list[str] = []
     for monomial, coefficient in dim.terms:
         factors = [
-            f"({_polynomial(atom.numerator)}) / ({_polynomial(atom.denominator)})"
+            f"gx_floor_divide({_polynomial(atom.numerator)}, {_polynomial(atom.denominator)})"
             if isinstance(atom, Quotient)
             else size_name(atom)
             for atom in monomial
         ]
         if coefficient != 1 or not factors:
             factors.insert(0, str(coefficient))
-        terms.append(" * ".join(f"({f})" if "/" in f else f for f in factors))
+        terms.append(" * ".join(factors))
     return " + ".join(terms).replace("+ -", "- ")
 
 
@@ -165,7 +177,7 @@ def expression(node: Node, args: Sequence[str]) -> str:
         for i, a in zip(node.inputs, args, strict=True)
     ]
     first, result = _computed(operand), _computed(node.dtype)
-    attrs = {key: value for key, value in node.attrs if key not in ("dtype",)}
+    attrs = {key: value for key, value in node.attrs if key != "dtype"}  # it is {R}
     text = node.op.c.format(
         *given, T=value_type(first), t=suffix(first), R=value_type(result), r=suffix(result),
         **attrs,

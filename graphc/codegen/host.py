@@ -24,7 +24,6 @@ from graphc.codegen.host_rows import print_rows
 from graphc.codegen.host_simple import Printed, Share, print_elementwise, print_join
 from graphc.codegen.shape import arrange, estimate
 from graphc.codegen.tables import Slot, Tables, value_of
-from graphc.ir.node import Node
 from graphc.schedule.records import Kernel, Program
 
 WORD = re.compile(r"[A-Za-z_]\w*")
@@ -59,14 +58,15 @@ class HostProgram:
 
 
 def print_program(
-    program: Program, draws: Mapping[int, int], fixed: frozenset[Node] | None = None
+    program: Program, draws: Mapping[int, int], sizes: Mapping[str, int]
 ) -> HostProgram:
-    """Print a program. `draws` and `fixed`: see `Tables`.
+    """Print a program. `draws`: numbers of the random draws, by identity; `sizes`: the values of
+    symbolic dimensions.
 
     Kernels that differ in their buffers only, as those of repeated layers do, are one function: the
     compiler's time goes with what is different in a graph, not with its length.
     """
-    tables = Tables(program, draws, fixed)
+    tables = Tables(program, draws, sizes)
     launches: list[Launch] = []
     sources: list[str] = []
     known: dict[str, str] = {}  # the text without names of its own -> the function that does it

@@ -1,10 +1,10 @@
 """Column reductions in host C: an accumulator for each column of a stretch.
 
-    for stretches of up to WIDE columns
+    for stretches of up to STRETCH columns
         for each row: accumulator[column] joins the row's element, vectorised
         what follows from the columns' results
 
-The accumulators stay in L1. Where few columns are left of many rows, the rows are cut into chunks.
+The accumulators stay in L1. Where there are few columns, the rows are cut into chunks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,25 @@ from collections.abc import Sequence
 
 from graphc.codegen.expression import Scope, joined, size_text
 from graphc.codegen.host_function import SIMD, Function
-from graphc.codegen.host_rows import chunk_loop, outer_variables, partial_places, print_joining
+from graphc.codegen.host_rows import (
+    chunk_loop,
+    outer_variables,
+    partial_places,
+    print_joining,
+    stores_of_results,
+)
 from graphc.codegen.host_simple import Printed, Share, share_of
-from graphc.codegen.shape import DEAR, chunk_count, is_chunked, is_symbolic, operands
+from graphc.codegen.shape import (
+    DEAR,
+    STRETCH,
+    chunk_count,
+    is_chunked,
+    is_symbolic,
+    operands,
+    stretch_count,
+)
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.schedule.records import Kernel, Level
-
-WIDE = 512  # columns that are accumulated at a time
 
 
 def print_columns(
@@ -29,7 +41,7 @@ def print_columns(
     slots = Slots()
     function = Function(tables, kernel, slots)
     columns = _Columns(function, lane)
-    chunked = not lead and is_chunked(kernel, inner)
+    chunked = not lead and is_chunked(kernel, inner, kernel.space[lane])
     before = columns.kept()
     rows = columns.rows(inner, chunked)
     places = partial_places(tables, kernel, kernel.space[lane]) if chunked else {}
@@ -38,17 +50,18 @@ def print_columns(
     extent = size_text(kernel.space[lane])
     if chunked:
         name = f"{kernel.name}_chunks"
-        body = function.blocks(lane, WIDE, "0", extent, block)
-        text = function.text(name, chunk_loop(kernel, inner, body), function.comment())
-        share = Share(chunk_count(kernel.space[inner[0]], kernel.size))
+        text = function.text(name, chunk_loop(function, inner, lane, block), function.comment())
+        columns = kernel.space[lane]
+        count = chunk_count(kernel.space[inner[0]], kernel.size, columns) * stretch_count(columns)
+        share = Share(count)
         joining = print_joining(tables, kernel, inner, lane, places)
         return [Printed(name, (text,), share, slots), joining]
     if lead:
         shared = function.shared(lead)
-        body = function.nest(lead, function.blocks(lane, WIDE, "0", extent, block), shared)
+        body = function.nest(lead, function.blocks(lane, STRETCH, "0", extent, block), shared)
     else:
         shared = lane
-        body = [*function.bounds(lane), *function.blocks(lane, WIDE, "first", "last", block)]
+        body = [*function.bounds(lane), *function.blocks(lane, STRETCH, "first", "last", block)]
     text = function.text(kernel.name, body, function.comment())
     return [Printed(kernel.name, (text,), share_of(function, shared), slots)]
 
@@ -61,7 +74,7 @@ class _Columns:
         self.kernel, self.context = function.kernel, function.context
         self.v = function.loops[lane]
         extent = self.kernel.space[lane]
-        self.room = WIDE if is_symbolic(extent) or extent > WIDE else max(1, int(extent))
+        self.room = STRETCH if is_symbolic(extent) or extent > STRETCH else max(1, int(extent))
         self.reductions = [i for i, s in enumerate(self.kernel.statements) if s.is_reduction]
         self.sums = {i: function.array(i, "columns", self.room) for i in self.reductions}
 
@@ -137,9 +150,5 @@ class _Columns:
         """Compute and store what follows from the columns' results."""
         scope = Scope(self.context, outer_variables(self.function), [])
         scope.known.update({i: self._here(array) for i, array in self.sums.items()})
-        lines = [
-            self.function.store(scope, s)
-            for s in self.kernel.stores
-            if self.kernel.statements[s.value].level is Level.OUTER
-        ]
+        lines = stores_of_results(self.function, scope)
         return self._each([*scope.lines, *lines])

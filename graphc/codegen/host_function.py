@@ -25,7 +25,6 @@ from graphc.ir.op import Kind
 from graphc.ir.tensor_type import DType
 from graphc.schedule.records import Access, Buffer, Kernel, Store
 
-LOOPS = "ijklopqrst"  # names of loop variables
 FIRST_AXIS = 16  # extent from which the outermost loop is the one that parts share
 ROW_UNIT = 8  # rows of a part come in multiples of this, as those of a product do
 FLAT_UNIT = 64  # elements of an innermost loop: whole cache lines
@@ -36,12 +35,16 @@ SIMD = "#pragma omp simd"
 class Function:
     """Collects declarations while the body is printed.
 
-    `loops`: the names of the loop variables, one for each loop of the kernel's space.
+    `ndim`: how many loops it may have, those of the kernel's space if nothing is said; `stack`:
+    bytes of arrays that it may have on the stack. What is beyond lies in the part's scratch.
     """
 
-    def __init__(self, tables: Tables, kernel: Kernel, slots: Slots, loops: str = "") -> None:
+    def __init__(
+        self, tables: Tables, kernel: Kernel, slots: Slots, ndim: int | None = None,
+        stack: int = STACK,
+    ) -> None:  # fmt: skip
         self.tables, self.kernel, self.slots = tables, kernel, slots
-        self.loops = loops or LOOPS[: len(kernel.space)]
+        self.loops = loop_names(len(kernel.space) if ndim is None else ndim)
         self.names = Names([*self.loops, *(f"{v}{n}" for v in self.loops for n in "01")])
         values = [
             self.names.fresh(tables.names.get(s.node, s.node.op.name)) for s in kernel.statements
@@ -50,7 +53,7 @@ class Function:
         self._pointers: dict[tuple[Buffer, bool], str] = {}
         self._declared: list[str] = []
         self._arrays: list[str] = []
-        self._stack = 0
+        self._stack, self._most_stack = 0, stack
         self._scratch: list[str] = []  # sizes of what lies in the part's scratch so far
         self._scratch_nbytes = 0
 
@@ -95,7 +98,7 @@ class Function:
         dtype = self.dtype(number)
         name = self.names.fresh(f"{self.context.names[number]}_{what}")
         nbytes = max(1, int(count)) * dtype.itemsize
-        if not is_symbolic(count) and self._stack + nbytes <= STACK:
+        if not is_symbolic(count) and self._stack + nbytes <= self._most_stack:
             self._stack += nbytes
             self._arrays.append(f"{c_type(dtype)} {name}[{max(1, count)}];")
             return name
@@ -212,6 +215,11 @@ class Function:
         reduced = f", reduces {inner}" if inner else ""
         ops = ", ".join(dict.fromkeys(s.node.op.name for s in kernel.statements))
         return f"{kernel.form}{over}{reduced}: {ops}"
+
+
+def loop_names(count: int) -> tuple[str, ...]:
+    """Names of loop variables: i, j, k, ..."""
+    return tuple("ijklopqrst"[n] if n < 10 else f"i{n}_" for n in range(count))
 
 
 def plain(value: int) -> str:

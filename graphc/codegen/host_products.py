@@ -13,6 +13,7 @@ from graphc.codegen.shape import is_symbolic, spread
 from graphc.codegen.tables import Slots, Tables
 from graphc.schedule.records import Access, Contraction, Kernel
 
+STACK = 1 << 18  # bytes for what an epilogue draws: it has no scratch of its own
 MOST_COLUMNS = 256  # of a block: GX_MOST_COLUMNS of kernels/program.h
 WIDE = 1 << 23  # multiply-adds from which parts share the columns of a wide product
 STACK_FROM = 8  # products of a stack from which parts share the stack, not each product
@@ -34,7 +35,7 @@ def print_product(tables: Tables, kernel: Kernel) -> Printed:
 
 def _print_use(tables: Tables, kernel: Kernel, slots: Slots, name: str) -> str:
     """What is done with a block: the statements of the epilogue at each of its elements."""
-    function = Function(tables, kernel, slots)
+    function = Function(tables, kernel, slots, stack=STACK)
     *batch, i, j = function.loops
     values, kind = function.names.fresh("values"), c_type(function.dtype(0))
     rows, columns = len(batch), len(batch) + 1

@@ -20,6 +20,7 @@ from graphc.codegen.expression import Scope, c_type, index, joined, literal, siz
 from graphc.codegen.host_function import SIMD, Function
 from graphc.codegen.host_simple import Printed, Share, share_of
 from graphc.codegen.shape import (
+    CHUNK,
     MOST_CHUNKS,
     chunk_count,
     draws,
@@ -27,6 +28,7 @@ from graphc.codegen.shape import (
     is_symbolic,
     kept_values,
     searches,
+    stretch_count,
 )
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.ir.layout import contiguous_strides
@@ -41,7 +43,7 @@ def print_rows(
     tables: Tables, kernel: Kernel, lead: Sequence[int], inner: Sequence[int]
 ) -> list[Printed]:
     """Rows, or one reduction of everything, which is cut into chunks if it is long."""
-    if not lead and is_chunked(kernel, inner):
+    if not lead and is_chunked(kernel, inner, 1):
         return _print_chunks(tables, kernel, inner)
     slots = Slots()
     function = Function(tables, kernel, slots)
@@ -101,10 +103,8 @@ class Rows:
 
     def store_results(self) -> None:
         """Write the outer values that are wanted."""
-        for store in self.kernel.stores:
-            if self.kernel.statements[store.value].level is Level.OUTER:
-                line = self.function.store(self.outer, store)
-                self.outer.lines.append(line)
+        lines = stores_of_results(self.function, self.outer)
+        self.outer.lines += lines
 
     # -- one pass
 
@@ -212,6 +212,16 @@ class Rows:
         self.outer.known[number] = name
 
 
+def stores_of_results(function: Function, scope: Scope) -> list[str]:
+    """The lines that write the outer values that are wanted, to come after all that the scope
+    computes: a value may be written over one that another is computed from."""
+    return [
+        function.store(scope, store)
+        for store in function.kernel.stores
+        if function.kernel.statements[store.value].level is Level.OUTER
+    ]
+
+
 def outer_variables(function: Function) -> tuple[str, ...]:
     """The loop variables for what is the same at all points of the reduced loops."""
     inner = function.context.kernel.inner
@@ -245,9 +255,9 @@ def _print_chunks(tables: Tables, kernel: Kernel, inner: Sequence[int]) -> list[
         parts = function.partial(i, place)
         rows.outer.lines.append(f"{parts}[chunk] = {function.context.names[i]};")
     name = f"{kernel.name}_chunks"
-    body = chunk_loop(kernel, inner, rows.outer.lines)
+    body = chunk_loop(function, inner, None, rows.outer.lines)
     text = function.text(name, body, function.comment())
-    share = Share(chunk_count(kernel.space[inner[0]], kernel.size))
+    share = Share(chunk_count(kernel.space[inner[0]], kernel.size, 1))
     return [
         Printed(name, (text,), share, slots),
         print_joining(tables, kernel, inner, None, places),
@@ -256,27 +266,46 @@ def _print_chunks(tables: Tables, kernel: Kernel, inner: Sequence[int]) -> list[
 
 def partial_places(tables: Tables, kernel: Kernel, lanes: int) -> dict[int, int]:
     """A shared buffer for the partial results of each reduction: [chunk, lane]."""
+    chunks = min(MOST_CHUNKS, max(1, kernel.size // CHUNK // stretch_count(max(1, lanes))))
     return {
-        i: tables.partial(MOST_CHUNKS * int(lanes) * s.node.dtype.itemsize)
+        i: tables.partial(int(chunks) * int(lanes) * s.node.dtype.itemsize)
         for i, s in enumerate(kernel.statements)
         if s.is_reduction
     }
 
 
-def _chunks(kernel: Kernel, inner: Sequence[int]) -> str:
+def _chunks(kernel: Kernel, inner: Sequence[int], lane: int | None) -> list[str]:
+    """How many chunks there are, and how many stretches of columns."""
     extent, total = size_text(kernel.space[inner[0]]), size_text(kernel.size)
-    return f"const int64_t chunks = gx_chunks({extent}, {total});"
+    columns = "1" if lane is None else size_text(kernel.space[lane])
+    return [f"const int64_t chunks = gx_chunks({extent}, {total}, {columns});"]
 
 
-def chunk_loop(kernel: Kernel, inner: Sequence[int], body: Sequence[str]) -> list[str]:
-    """`body` for each chunk of this part: steps first <= i < last of the first reduced loop."""
+def chunk_loop(
+    function: Function, inner: Sequence[int], lane: int | None, body: Sequence[str]
+) -> list[str]:
+    """`body` for each chunk of this part, steps first <= i < last of the first reduced loop, and
+    for each stretch of columns, if `lane` is the loop over columns."""
+    kernel = function.kernel
     extent = size_text(kernel.space[inner[0]])
-    start, end = (f"gx_start(chunks, 1, {p}, parts)" for p in ("part", "part + 1"))
+    lines = _chunks(kernel, inner, lane)
+    count, chunk, stretch = "chunks", "unit", list[str]()
+    if lane is not None:
+        v, columns = function.loops[lane], size_text(kernel.space[lane])
+        lines.append(f"const int64_t stretches = gx_stretches({columns});")
+        count, chunk = "chunks * stretches", "unit / stretches"
+        stretch = [
+            f"const int64_t {v}0 = unit % stretches * GX_STRETCH;",
+            f"const int64_t {v}1 = gx_least({v}0 + GX_STRETCH, {columns});",
+        ]
+    start, end = (f"gx_start({count}, 1, {p}, parts)" for p in ("part", "part + 1"))
     return [
-        _chunks(kernel, inner),
-        f"for (int64_t chunk = {start}; chunk < {end}; chunk++) {{",
+        *lines,
+        f"for (int64_t unit = {start}; unit < {end}; unit++) {{",
+        f"const int64_t chunk = {chunk};",
         f"const int64_t first = gx_start({extent}, 1, chunk, chunks);",
         f"const int64_t last = gx_start({extent}, 1, chunk + 1, chunks);",
+        *stretch,
         *body,
         "}",
     ]
@@ -302,11 +331,12 @@ def print_joining(
             "}",
         ]
         scope.known[i] = name
-    for store in kernel.stores:
-        if kernel.statements[store.value].level is Level.OUTER:
-            line = function.store(scope, store)
-            scope.lines.append(line)
-    body = scope.lines if lane is None else [function.loop(lane), *scope.lines, "}"]
+    lines = stores_of_results(function, scope)
+    scope.lines += lines
+    body = scope.lines if lane is None else function.nest([lane], scope.lines, lane)
     comment = f"joins what {kernel.name}_chunks gives, in order"
-    text = function.text(kernel.name, [_chunks(kernel, inner), *body], comment)
-    return Printed(kernel.name, (text,), Share(work=0.0), slots)
+    text = function.text(kernel.name, [*_chunks(kernel, inner, lane), *body], comment)
+    share = Share(work=0.0)
+    if lane is not None:
+        share = Share(kernel.space[lane], function.unit(lane), lane, MOST_CHUNKS / kernel.size)
+    return Printed(kernel.name, (text,), share, slots)

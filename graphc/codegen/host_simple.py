@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from graphc.codegen.expression import Scope, index, literal, size_text
-from graphc.codegen.host_function import FLAT_UNIT, LOOPS, SIMD, Function, plain
+from graphc.codegen.host_function import FLAT_UNIT, SIMD, Function, plain
 from graphc.codegen.shape import draws, needed
 from graphc.codegen.tables import Slots, Tables, stored
 from graphc.schedule.records import Kernel, Piece
@@ -106,7 +106,8 @@ def print_join(tables: Tables, kernel: Kernel) -> list[Printed]:
     """A copy for each piece, after what lies between them is filled."""
     launches = [] if kernel.fill is None else [_print_fill(tables, kernel)]
     slots = Slots()
-    function = Function(tables, kernel, slots, LOOPS)
+    ndim = max(len(p.shape) for p in kernel.pieces)
+    function = Function(tables, kernel, slots, ndim)
     lines = [line for piece in kernel.pieces for line in _copy(function, piece)]
     comment = f"join into {' x '.join(map(plain, kernel.space)) or 'one element'}"
     text = function.text(kernel.name, lines, comment)
@@ -116,7 +117,7 @@ def print_join(tables: Tables, kernel: Kernel) -> list[Printed]:
 
 def _print_fill(tables: Tables, kernel: Kernel) -> Printed:
     slots = Slots()
-    function = Function(tables, kernel, slots, LOOPS)
+    function = Function(tables, kernel, slots, 1)
     out = kernel.pieces[0].target.base
     total = prod(kernel.space, start=1)
     value = literal(stored(np.asarray(kernel.fill, out.dtype)), out.dtype)

@@ -13,6 +13,7 @@ from graphc.schedule.records import Access, Kernel, Level, Value
 
 DEAR = 4.0  # cost from which a value is kept rather than computed again
 CHUNK = 1 << 16  # elements of a chunk of a long reduction
+STRETCH = 512  # columns that are accumulated at a time: they stay in L1
 MOST_CHUNKS = 64
 
 FLOPS = 1e11  # per second of one core: rough figures, to decide what is worth sharing
@@ -52,16 +53,23 @@ def is_symbolic(size: int) -> bool:
     return not isinstance(origin(size), int)
 
 
-def chunk_count(extent: int, total: int) -> int:
+def stretch_count(columns: int) -> int:
+    """In how many stretches columns are reduced: `gx_stretches` of kernels/program.h."""
+    return -(-int(columns) // STRETCH)
+
+
+def chunk_count(extent: int, total: int, columns: int) -> int:
     """Into how many chunks a long reduction is cut: `gx_chunks` of kernels/program.h."""
-    return int(max(1, min(MOST_CHUNKS, extent, total // CHUNK)))
+    wanted = int(total) // CHUNK // stretch_count(columns) if columns else 0
+    return max(1, min(MOST_CHUNKS, int(extent), wanted))
 
 
-def is_chunked(kernel: Kernel, inner: Sequence[int]) -> bool:
+def is_chunked(kernel: Kernel, inner: Sequence[int], columns: int) -> bool:
     """Whether a reduction to few values is cut into chunks, whose results are joined in order."""
     if searches(kernel) or draws(kernel):
         return False
-    return is_symbolic(kernel.size) or chunk_count(kernel.space[inner[0]], kernel.size) > 1
+    count = chunk_count(kernel.space[inner[0]], kernel.size, columns)
+    return is_symbolic(kernel.size) or count > 1
 
 
 def needed(kernel: Kernel, roots: Iterable[int]) -> set[int]:
@@ -150,6 +158,6 @@ def estimate(kernel: Kernel) -> float:
     costs = sum(s.node.op.cost for s in kernel.statements if not s.is_copy)
     if kernel.space and kernel.space[-1] < SHORT:
         costs *= SLOWER
-    nbytes = kernel.nbytes
+    nbytes = int(kernel.nbytes)
     moved = nbytes / (BYTES if nbytes <= IN_CACHE else BYTES_AFAR)
-    return max(product + kernel.size * costs * MULTIPLY, moved)
+    return max(product + int(kernel.size) * costs * MULTIPLY, moved)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from graphc.codegen.expression import STORAGE, c_type, joined, literal, suffix
-from graphc.ir.dim import origin
+from graphc.errors import BackendUnavailable
+from graphc.ir.dim import Extent
 from graphc.ir.node import Node
 from graphc.ir.tensor_type import DType
+from graphc.ops.sources import Constant
 from graphc.schedule.records import Buffer, Kernel, Program
 
 Slot = Buffer | int
@@ -38,13 +40,12 @@ class Slots:
 class Tables:
     """Filled while kernels are printed.
 
-    `draws`: numbers of the random draws, by identity. `fixed`: the nodes as declared, if there are
-    symbolic sizes: constants that are not among them may depend on sizes, and become arguments.
+    `draws`: numbers of the random draws, by identity; `sizes`: values of the symbolic dimensions.
     """
 
     program: Program
     draws: Mapping[int, int]
-    fixed: frozenset[Node] | None
+    sizes: Mapping[str, int]
     names: Mapping[Node, str] = field(default_factory=dict[Node, str])
     partials: list[int] = field(default_factory=list[int])  # bytes of shared scratch buffers
     symbols: dict[str, int] = field(default_factory=dict[str, int])
@@ -55,8 +56,21 @@ class Tables:
 
     def __post_init__(self) -> None:
         self.names = self.program.schedule.graph.names
-        found = {s for kernel in self.program.kernels for s in _symbols(kernel)}
+        found: set[str] = set()
+        for kernel in self.program.kernels:
+            for value in _named_sizes(kernel):
+                found |= self._checked(kernel, value)
         self.symbols = {symbol: i for i, symbol in enumerate(sorted(found))}
+
+    def _checked(self, kernel: Kernel, value: Extent) -> set[str]:
+        """The symbols of a size, which must have the value that they give it."""
+        symbols = value.dim.symbols()
+        if not symbols <= set(self.sizes) or value.dim.bind(self.sizes) != value:
+            raise BackendUnavailable(
+                f"{kernel.name}: the size {int(value)} is not {value.dim} for {dict(self.sizes)}; "
+                "this is a defect of graphc: please report the graph"
+            )
+        return symbols
 
     def partial(self, nbytes: int) -> int:
         """The number of a new scratch buffer that all parts of a launch share."""
@@ -64,10 +78,10 @@ class Tables:
         return len(self.partials) - 1
 
     def number(self, node: Node) -> str:
-        """A constant of one element: as it is, or as an argument where it may depend on sizes."""
+        """A constant of one element: as it is, or as an argument where it is made of sizes."""
         value = value_of(node)
-        plain = self.fixed is None or node in self.fixed or value in (0, 1)
-        if plain or float(value) != value:
+        sized = any(isinstance(v, Constant) and v.sized for _, v in node.attrs)
+        if not sized or float(value) != value:
             return literal(value, node.dtype)
         place = self.numbers.setdefault(node, len(self.numbers))
         return f"({c_type(node.dtype)})call->numbers[{place}]"
@@ -111,8 +125,8 @@ def start_of(node: Node) -> str:
     return node.op.start.format(t=suffix(dtype), T=c_type(dtype))
 
 
-def _symbols(kernel: Kernel) -> Iterable[str]:
-    """The symbolic sizes that the loops and accesses of a kernel mention."""
+def _named_sizes(kernel: Kernel) -> Iterable[Extent]:
+    """The sizes of the loops and accesses of a kernel that generated code may call by name."""
     sizes: list[int] = [*kernel.space]
     for access in (*kernel.reads, *kernel.writes):
         sizes += (access.offset, *access.strides)
@@ -121,7 +135,4 @@ def _symbols(kernel: Kernel) -> Iterable[str]:
     if kernel.contraction is not None:
         c = kernel.contraction
         sizes += (*c.batch, c.m, c.n, c.k)
-    for value in sizes:
-        dim = origin(value)
-        if not isinstance(dim, int):
-            yield from dim.symbols()
+    return (value for value in sizes if isinstance(value, Extent))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from graphc.errors import ShapeError
 
@@ -118,34 +119,40 @@ class Extent(int):
 
     Arithmetic carries the dimension along, so that strides and offsets made of sizes know where
     they come from, and generated code can name a size instead of repeating its value: it then
-    serves every value. Where the memory is lost (in a cache that holds an equal plain int), the
-    code is only less general.
+    serves every value. It is equal to a plain int: caches that hold sizes have `origins` in their
+    keys. Where the memory is lost, the code is only less general.
     """
 
     dim: Dim
+    exist: ClassVar[bool] = False  # whether any was ever made
 
     @staticmethod
     def of(value: int | Dim, dim: int | Dim) -> int | Dim:
         """`value` as the value of `dim`, where it is known and `dim` is not."""
         if not isinstance(value, int) or not isinstance(dim, Dim):
             return value
+        Extent.exist = True
         extent = Extent(value)
         extent.dim = dim
         return extent
 
-    def __add__(self, other: int) -> int:
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, int):
+            return int(self) + other
         return _extent(int(self) + int(other), self.dim + origin(other))
 
-    def __mul__(self, other: int) -> int:
+    def __mul__(self, other: Any) -> Any:
+        if not isinstance(other, int):
+            return int(self) * other
         return _extent(int(self) * int(other), self.dim * origin(other))
 
     def __neg__(self) -> int:
         return self * -1
 
-    def __sub__(self, other: int) -> int:
+    def __sub__(self, other: Any) -> Any:
         return self + other * -1
 
-    def __rsub__(self, other: int) -> int:
+    def __rsub__(self, other: Any) -> Any:
         return self * -1 + other
 
     __radd__, __rmul__ = __add__, __mul__
@@ -154,6 +161,13 @@ class Extent(int):
 def origin(value: int) -> int | Dim:
     """The dimension that a size is the value of, or the size itself."""
     return value.dim if isinstance(value, Extent) else value
+
+
+def origins(value: Any) -> Any:
+    """The same for each size in tuples of tuples; None for what is no bound size."""
+    if isinstance(value, Extent):
+        return value.dim
+    return tuple(map(origins, value)) if type(value) is tuple else None
 
 
 def _extent(value: int, dim: int | Dim) -> int:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
+
+from graphc.ir.dim import Extent, origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,11 @@ class Layout:
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides; 0 for unit axes."""
-    return _contiguous_strides(shape, *map(type, shape))
+    return _contiguous_strides(shape, origins(shape) if Extent.exist else None)
 
 
 @lru_cache(maxsize=4096)
-def _contiguous_strides(shape: tuple[int, ...], *_types: type) -> tuple[int, ...]:
-    """The types are part of the key: an `Extent` is equal to a plain int, but knows more."""
+def _contiguous_strides(shape: tuple[int, ...], _origins: Any) -> tuple[int, ...]:
     strides: list[int] = []
     step = 1
     for extent in reversed(shape):

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from graphc.errors import GraphcError
-from graphc.ir.dim import Dim
+from graphc.ir.dim import Dim, Extent, origins
 from graphc.ir.op import FUNCTIONS, OPS, Op
 from graphc.ir.storage import Storage
 from graphc.ir.tensor_type import BOOL, DType, TensorType
@@ -351,7 +351,9 @@ def intern(op: Op[...], inputs: tuple[Node, ...], attrs: Attrs, cls: type[Node] 
     """Look a node up, or infer its type and enter it. Errors name the operands and their lines."""
     origin = _maker.origin
     backward = bool(inputs) and origin is not None and origin.backward
-    key = (op, attrs, backward, *map(id, inputs))  # ids are safe: a node keeps its inputs alive
+    key: tuple[Any, ...] = (op, attrs, backward, *map(id, inputs))  # a node keeps its inputs alive
+    if Extent.exist:
+        key = (*key, origins(tuple(value for _, value in attrs)))
     node = _table.get(key)
     if node is None:
         try:

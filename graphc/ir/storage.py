@@ -67,12 +67,13 @@ class Storage:
         with self.locked():
             array[...] = self.array
             self.array, self.slab, self.lock = array, slab, lock
-            Storage.changes += 1
+            _changed()
 
     @staticmethod
     def share_lock(storages: Sequence[Storage]) -> None:
         """Guard several values by one lock, because one program uses them all: one lock is taken
-        faster than many. Programs that have nothing in common still do not wait for each other."""
+        faster than many. Programs whose values are shared, directly or through other programs, wait
+        for each other."""
         locks = {id(s.lock): s.lock for s in storages}
         if len(locks) < 2:
             return
@@ -82,7 +83,7 @@ class Storage:
         try:
             for storage in storages:
                 storage.lock = ordered[0]
-            Storage.changes += 1
+            _changed()
         finally:
             for lock in reversed(ordered):
                 lock.release()
@@ -90,7 +91,7 @@ class Storage:
     def invalidate(self, why: str) -> None:
         """Mark the value as undefined: a fault stopped an update midway."""
         self.invalid = why
-        Storage.changes += 1
+        _changed()
 
     def check(self, name: str) -> None:
         """Raise InputError if the value was lost in the middle of an update."""
@@ -98,6 +99,15 @@ class Storage:
             raise InputError(
                 f"the value of {name} is undefined: {self.invalid}; set it with p.value = ..."
             )
+
+
+_counting = threading.Lock()
+
+
+def _changed() -> None:
+    """Tell programs to look again."""
+    with _counting:
+        Storage.changes += 1
 
 
 def admit(value: Any, what: str, wanted: TensorType) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphc.errors import DTypeError, InputError, ShapeError
 from graphc.ir.build import as_node, const_array, declare, dtype_for, normalise_axes, shape_for
-from graphc.ir.dim import Dim
+from graphc.ir.dim import Dim, Extent
 from graphc.ir.layout import strided
 from graphc.ir.node import Node, Operand, Param, explain, intern, make, new_identity
 from graphc.ir.op import F, Kind, composite
@@ -72,11 +72,16 @@ def param(name: str, value: Any, *, dtype: Any = None, trainable: bool = True) -
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant's value, hashable by dtype, shape and bytes: 0.0 is not -0.0, 1 is not True."""
+    """A constant's value, hashable by dtype, shape and bytes: 0.0 is not -0.0, 1 is not True.
+
+    `sized`: made of symbolic sizes, so that it has another value where they have. Generated code
+    then takes it as an argument, and no rule asks for its value.
+    """
 
     dtype: DType
     shape: tuple[int, ...]
     data: bytes
+    sized: bool = False
 
     def array(self) -> np.ndarray:
         """The value, read-only."""
@@ -95,8 +100,12 @@ class Constant:
 def const(value: Any, dtype: Any = None) -> Node:
     """A constant. `value`: array-like, copied. An array keeps its dtype; a list or number is
     float32, int32 or bool."""
-    array = const_array(value, dtype, "const")
-    return make(const, value=Constant(array.dtype, array.shape, array.tobytes()))
+    return constant(const_array(value, dtype, "const"), sized=isinstance(value, Extent))
+
+
+def constant(array: np.ndarray, sized: bool = False) -> Node:
+    """A constant of a value as it is, an array of a supported dtype."""
+    return make(const, value=Constant(array.dtype, array.shape, array.tobytes(), sized))
 
 
 def _known_size(dim: int | Dim, dtype: DType, training: bool) -> Node:

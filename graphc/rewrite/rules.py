@@ -87,6 +87,8 @@ def _folds(join: Callable[[Any, Any], Any]) -> Callable[[Match], bool]:
 
 
 def _has_exact_reciprocal(m: Match) -> bool:
+    if constant_of(m.c).sized:
+        return False
     divisor = _number(m.c)
     with np.errstate(all="ignore"):
         return abs(np.frexp(divisor)[0]) == 0.5 and _is_normal(1 / divisor)

@@ -19,7 +19,7 @@ from graphc.ops.contractions import contract
 from graphc.ops.gather import pick
 from graphc.ops.joins import concatenate, place
 from graphc.ops.reductions import sum as sum_
-from graphc.ops.sources import const, iota
+from graphc.ops.sources import const, constant, iota
 from graphc.ops.views import broadcast_to, reshape, slice_, transpose
 from graphc.rewrite.pattern import Pattern, constant_of, every, named, one_of, p, wilds
 from graphc.rewrite.rule import Match, bits, value
@@ -55,7 +55,8 @@ def _compress(m: Match) -> Node | None:
         return None
     if whole.data != one * (len(whole.data) // size):
         return None
-    return const(np.frombuffer(one, whole.dtype)[0]).broadcast_to(whole.shape)
+    scalar = constant(np.frombuffer(one, whole.dtype).reshape(()), whole.sized)
+    return scalar.broadcast_to(whole.shape)
 
 
 def _fold(m: Match) -> Node | None:
@@ -66,9 +67,11 @@ def _fold(m: Match) -> Node | None:
         limit = max(limit, *(i.type.size for i in node.inputs))
     if node.type.size > limit:
         return None
-    arrays = [constant_of(i).array() for i in node.inputs]
+    assert node.op.eval is not None
+    values = [constant_of(i) for i in node.inputs]
     with np.errstate(all="ignore"):
-        return const(np.asarray(node.op.eval(np, *arrays, **dict(node.attrs))))  # pyright: ignore[reportOptionalCall]
+        found = node.op.eval(np, *(v.array() for v in values), **dict(node.attrs))
+    return constant(np.asarray(found, node.dtype), any(v.sized for v in values))
 
 
 def _is_computed(op: Op[Any]) -> bool:
