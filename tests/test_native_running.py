@@ -276,14 +276,11 @@ def check_batch(exe: Executable, n: int) -> None:
         assert_close(have, expected, f"{name} of a batch of {n}")
 
 
-POWERS = pytest.mark.xfail(strict=True, reason="constants of some sizes are printed, not passed")
-
-
 @native
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     "sizes",
-    [(33, 69, 130, 5000, 33), pytest.param((64, 32, 7, 100, 5000), marks=POWERS)],
+    [(33, 69, 130, 5000, 33), (64, 32, 7, 100, 5000)],
     ids=["some", "any"],
 )
 def test_a_new_batch_size_needs_no_compiler(
@@ -418,10 +415,6 @@ def test_an_interrupt_leaves_no_half_update() -> None:
         assert values[0].min() == values[0].max() == values[1].min() == values[1].max()
 
 
-LOCKS = pytest.mark.xfail(strict=True, reason="an interrupt beside the step keeps locks of params")
-
-
-@LOCKS
 @native
 def test_an_interrupt_leaves_no_lock_behind() -> None:
     """Whenever it comes: another thread can call afterwards."""
@@ -536,10 +529,8 @@ case "$text" in
 *gx_launches*) {instead};;
 *) printf '%s\\n' "$text" | {real} "$@";;
 esac"""
-LATER = pytest.mark.xfail(strict=True, reason="a compiler that fails late ends the compilation")
 
 
-@LATER
 @native
 @pytest.mark.parametrize("instead", ['echo "out of patience" >&2; exit 1', "sleep 60"])
 def test_a_compiler_that_works_until_the_program_comes(
@@ -640,10 +631,6 @@ def test_any_name_of_an_input_runs() -> None:
         assert_close(have, want)
 
 
-MACROS = pytest.mark.xfail(strict=True, reason="names of C's headers are not avoided")
-
-
-@MACROS
 @native
 @pytest.mark.parametrize("name", ["NULL", "int64_t", "linux", "unix", "INFINITY", "M_PI"])
 def test_names_that_c_headers_define(name: str) -> None:

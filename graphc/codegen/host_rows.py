@@ -338,5 +338,7 @@ def print_joining(
     text = function.text(kernel.name, [*_chunks(kernel, inner, lane), *body], comment)
     share = Share(work=0.0)
     if lane is not None:
-        share = Share(kernel.space[lane], function.unit(lane), lane, MOST_CHUNKS / kernel.size)
+        share = Share(
+            kernel.space[lane], function.unit(lane), lane, MOST_CHUNKS / max(1, int(kernel.size))
+        )
     return Printed(kernel.name, (text,), share, slots)

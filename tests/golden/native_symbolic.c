@@ -9,8 +9,9 @@ GX_LAUNCH(k0_exp_sum_divide_chunks)
     const int64_t size_batch = call->sizes[0];
     const float *const x = (const float *)at[0];
     float *const sum_0_parts = (float *)at[1];
-    const int64_t chunks = gx_chunks((3 * size_batch), (3 * size_batch));
-    for (int64_t chunk = gx_start(chunks, 1, part, parts); chunk < gx_start(chunks, 1, part + 1, parts); chunk++) {
+    const int64_t chunks = gx_chunks((3 * size_batch), (3 * size_batch), 1);
+    for (int64_t unit = gx_start(chunks, 1, part, parts); unit < gx_start(chunks, 1, part + 1, parts); unit++) {
+        const int64_t chunk = unit;
         const int64_t first = gx_start((3 * size_batch), 1, chunk, chunks);
         const int64_t last = gx_start((3 * size_batch), 1, chunk + 1, chunks);
         float sum_0 = 0.0f;
@@ -34,7 +35,7 @@ GX_LAUNCH(k0_exp_sum_divide)
     const int64_t size_batch = call->sizes[0];
     float *const sum_0_parts = (float *)at[0];
     float *const to_divide_0 = (float *)at[1];
-    const int64_t chunks = gx_chunks((3 * size_batch), (3 * size_batch));
+    const int64_t chunks = gx_chunks((3 * size_batch), (3 * size_batch), 1);
     float sum_0 = 0.0f;
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         sum_0 = sum_0 + sum_0_parts[chunk];
