@@ -489,3 +489,92 @@ def test_nan_and_infinities_through_every_form() -> None:
             arrays[key] = np.roll(special, number) * np.ones((8, 1), "float32")
             arrays[key][4:] = array[4:]
     check(nodes, arrays)
+
+
+# -- sizes with names: equal values of different symbols must not be taken for each other
+
+
+def rand(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype("float32")
+
+
+def test_two_sizes_change_places() -> None:
+    exe = compiled(gx.exp(gx.transpose(gx.input("x", ("n", "m")))) * 2)
+    for shape in ((3, 8), (8, 3), (5, 7), (7, 5), (5, 5)):
+        array = rand(*shape)
+        assert_close(exe(x=array), np.exp(array.T) * 2, str(shape))
+
+
+def test_programs_with_sizes_of_equal_value_live_side_by_side() -> None:
+    kept: list[Executable] = []
+    for symbol in ("n", "q"):
+        x = gx.input("x", (symbol, 4))
+        kept.append(compiled(gx.softmax(gx.transpose(x))))
+        assert_close(kept[-1](x=rand(3, 4)).sum(-1), np.ones(4, "float32"))
+    b = gx.Dim.symbol("b")
+    z = gx.input("z", ("b",))
+    for extent, length in ((2 * b, 4), (b, 8)):  # both have 8 elements
+        kept.append(compiled([gx.exp(0.25 * gx.iota((extent,)).astype("float32")), z]))
+        assert_close(kept[-1](z=rand(length))[0], np.exp(np.arange(8, dtype="float32") / 4))
+    plain = compiled(gx.exp(0.25 * gx.iota((8,)).astype("float32")))
+    assert_close(plain(), np.exp(np.arange(8, dtype="float32") / 4))
+
+
+def test_quotients_of_sizes_are_rounded_down() -> None:
+    x = gx.input("x", ("b",))
+    b = x.shape[0]
+    n = (b - 5) // 2 + 4  # of 4: -1 // 2 is -1, and C's -1 / 2 is 0
+    table = gx.exp(x.reshape((1, b)).broadcast_to((n, b)))
+    weights = gx.iota((n,)).astype("float32").broadcast_to((b, n))
+    made = compiled(gx.sum(gx.transpose(table) * weights, axis=1))
+    for length in (4, 5, 8):
+        rows = (length - 5) // 2 + 4
+        array = rand(length)
+        want = np.exp(array) * np.float32(rows * (rows - 1) // 2)
+        assert_close(made(x=array), want, str(length))
+
+
+# -- a new value is written over the old one only when nothing needs that any more
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "kept"),
+    [((64, 100), 1, (64,)), ((300, 100), 0, (100,)), ((1024, 1024), 0, (1024,)),
+     ((300_000,), 0, ()), ((70,), 0, ())],
+)  # fmt: skip
+def test_results_of_rows_see_old_values(
+    shape: tuple[int, ...], axis: int, kept: tuple[int, ...]
+) -> None:
+    m = gx.param("m", rand(*kept))
+    new = m + gx.sum(gx.input("x", shape), axis=axis)
+    exe = compiled(gx.exp(m) + new, {m: new})
+    old, array = m.value, 0.01 * rand(*shape)
+    assert_close(exe(x=array), np.exp(old) + old + array.sum(axis, dtype="float64"))
+
+
+# -- many dimensions, many draws, wide columns
+
+
+def test_many_dimensions() -> None:
+    x = gx.input("x", (2,) * 12)
+    array = rand(*(2,) * 12)
+    check([gx.transpose(x) + x, gx.concatenate([x, x], 3), gx.sum(x.T * x, (0, 3, 5))],
+          {"x": array})  # fmt: skip
+
+
+def test_many_draws_in_an_epilogue() -> None:
+    y = gx.input("x", (8, 16)) @ gx.param("w", np.zeros((16, 300), "float32"))
+    for _ in range(20):
+        y = y + gx.random_normal((8, 300))
+    made = compiled(y)(x=rand(8, 16))
+    assert abs(made.std() / np.sqrt(20) - 1) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(64, 40_000), (5000, 513), (200_000, 7)])
+def test_sums_of_columns(shape: tuple[int, int]) -> None:
+    x = gx.input("x", shape)
+    array = rand(*shape)
+    one, three = (compiled([x.sum(0), x.max(0)], threads=n)(x=array) for n in (1, 3))
+    assert_same(three, one)
+    np.testing.assert_allclose(one[0], array.sum(0, dtype="float64"), rtol=1e-4, atol=2e-2)
+    assert np.array_equal(one[1], array.max(0))

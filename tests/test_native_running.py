@@ -6,6 +6,7 @@ import functools
 import gc
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import graphc as gx
 from graphc.backends import native_backend, native_parts
 from graphc.backends.native_parts import Step
 from graphc.backends.toolchain import find_toolchain
+from graphc.codegen import host_function, host_products, shape
 from graphc.codegen.sources import splice
 from graphc.evaluate import evaluate
 from graphc.executable import Executable
@@ -649,3 +651,20 @@ def test_any_name_of_a_size_runs(symbol: str) -> None:
     want = [powers / powers.sum(1, keepdims=True), powers.sum(0), array.T @ array]
     for have, expected in zip(exe(x=array), want, strict=True):
         assert_close(have, expected)
+
+
+def test_both_languages_have_the_same_numbers(root: Path) -> None:
+    """What the printer and the C sources must agree on."""
+    header = (root / "kernels" / "program.h").read_text()
+    pairs = {
+        r"GX_MOST_COLUMNS = (\d+)": host_products.MOST_COLUMNS,
+        r"GX_ROW_UNIT = (\d+)": host_function.ROW_UNIT,
+        r"GX_STRETCH = (\d+)": shape.STRETCH,
+        r"m \* n \* k >= 1 << (\d+)": int(np.log2(host_products.WIDE)),
+        r"total >> (\d+)": int(np.log2(shape.CHUNK)),
+        r"extent < (\d+) \?": shape.MOST_CHUNKS,
+    }
+    for pattern, value in pairs.items():
+        found = re.search(pattern, header)
+        assert found is not None, pattern
+        assert int(found.group(1)) == value, pattern
