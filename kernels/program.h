@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct gx_call gx_call;
 typedef struct gx_product gx_product;
@@ -108,6 +109,33 @@ static inline int64_t gx_padded(int64_t nbytes)
 static inline int64_t gx_least(int64_t x, int64_t y)
 {
     return x < y ? x : y;
+}
+
+/* Copy to memory that nobody reads soon, past the caches: a line that is written as a whole is not
+ * fetched first. The runtime makes it visible to other threads. */
+static inline void gx_stream(void *to, const void *from, int64_t nbytes)
+{
+    typedef float gx_line __attribute__((vector_size(64), aligned(64), may_alias));
+    typedef float gx_any_line __attribute__((vector_size(64), aligned(1), may_alias));
+    char *target = (char *)to;
+    const char *source = (const char *)from;
+    const int64_t head = gx_least((int64_t)(-(uintptr_t)target & 63), nbytes);
+    memcpy(target, source, (size_t)head);
+    target += head, source += head, nbytes -= head;
+    for (; nbytes >= 64; target += 64, source += 64, nbytes -= 64) {
+#if defined(__clang__)
+        __builtin_nontemporal_store((gx_line)*(const gx_any_line *)source, (gx_line *)target);
+#elif defined(__AVX512F__)
+        __builtin_ia32_movntps512((float *)target, *(const gx_any_line *)source);
+#elif defined(__AVX__)
+        typedef float gx_half __attribute__((vector_size(32), aligned(1), may_alias));
+        __builtin_ia32_movntps256((float *)target, *(const gx_half *)source);
+        __builtin_ia32_movntps256((float *)(target + 32), *(const gx_half *)(source + 32));
+#else
+        *(gx_line *)target = *(const gx_any_line *)source;
+#endif
+    }
+    memcpy(target, source, (size_t)nbytes);
 }
 
 #endif

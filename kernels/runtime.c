@@ -63,9 +63,18 @@ static inline void pause_briefly(void)
 #endif
 }
 
+/* Let other threads see what gx_stream wrote. */
+static inline void publish(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("sfence" ::: "memory");
+#endif
+}
+
 /* All threads of the job meet here. */
 static void meet(int64_t threads)
 {
+    publish();
     if (threads == 1)
         return;
     const unsigned phase = atomic_load_explicit(&team.phase, memory_order_relaxed);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from graphc.codegen.expression import (
@@ -54,6 +54,7 @@ class Function:
         self._declared: list[str] = []
         self._arrays: list[str] = []
         self._stack, self._most_stack = 0, stack
+        self._diverted: dict[Store, tuple[str, Callable[[Sequence[str]], str]]] = {}
         self._scratch: list[str] = []  # sizes of what lies in the part's scratch so far
         self._scratch_nbytes = 0
 
@@ -89,8 +90,26 @@ class Function:
 
     def store(self, scope: Scope, store: Store) -> str:
         """The line that writes a value; what it needs is printed into the scope."""
+        if store in self._diverted:
+            array, place = self._diverted[store]
+            return f"{array}[{place(scope.variables)}] = {scope.value(store.value)};"
         element = self.element(store.access, scope.variables, written=True)
         return f"{element} = {scope.value(store.value)};"
+
+    def divert(self, store: Store, room: int, place: Callable[[Sequence[str]], str]) -> None:
+        """Let a store write to an array of `room` elements, at `place` of the loop variables."""
+        self._diverted[store] = self.array(store.value, "run", room), place
+
+    def flush(self, first: Sequence[str], count: str) -> list[str]:
+        """Send what diverted stores wrote, `count` elements from the point `first` on, past the
+        caches to where it belongs."""
+        lines: list[str] = []
+        for store, (array, _) in self._diverted.items():
+            to = self.element(store.access, first, written=True)
+            nbytes = f"({count}) * {self.dtype(store.value).itemsize}"
+            lines.append(f"gx_stream(&{to}, {array}, {nbytes});")
+        self._diverted = {}
+        return lines
 
     def array(self, number: int, what: str, count: int) -> str:
         """Room for `count` values of a statement: on the stack if short, else in the part's
@@ -100,7 +119,7 @@ class Function:
         nbytes = max(1, int(count)) * dtype.itemsize
         if not is_symbolic(count) and self._stack + nbytes <= self._most_stack:
             self._stack += nbytes
-            self._arrays.append(f"{c_type(dtype)} {name}[{max(1, count)}];")
+            self._arrays.append(f"_Alignas(64) {c_type(dtype)} {name}[{max(1, count)}];")
             return name
         place = " + ".join(["part * call->scratch_nbytes", *self._scratch])
         kind = f"{c_type(dtype)} *"

@@ -12,7 +12,7 @@ from graphc.codegen.expression import Scope, index, literal, size_text
 from graphc.codegen.host_function import FLAT_UNIT, SIMD, Function, plain
 from graphc.codegen.shape import draws, needed
 from graphc.codegen.tables import Slots, Tables, stored
-from graphc.schedule.records import Kernel, Piece
+from graphc.schedule.records import Kernel, Piece, Store
 
 RUN = 1024  # random numbers drawn at a time
 
@@ -58,7 +58,13 @@ def print_elementwise(tables: Tables, kernel: Kernel) -> Printed:
     shared = function.shared(range(len(space))) if space else None
     roots = [s.value for s in kernel.stores]
     random = needed(kernel, roots) & set(draws(kernel))
-    lines = _loops(function, roots, shared, bool(random)) if space else _one(function, random)
+    streamed = tables.streamed(kernel) if space else []
+    if random and not space:
+        lines = _one(function, random)
+    elif random or streamed:
+        lines = _runs(function, roots, shared, streamed)
+    else:
+        lines = _loops(function, shared)
     text = function.text(kernel.name, lines, function.comment())
     return Printed(kernel.name, (text,), share_of(function, shared), slots)
 
@@ -79,18 +85,29 @@ def _stores(function: Function) -> list[str]:
     return [*scope.lines, *body]
 
 
-def _loops(function: Function, roots: Iterable[int], shared: int | None, random: bool) -> list[str]:
-    """The loops. Where there are draws, the innermost goes run by run: drawn first, then used."""
+def _loops(function: Function, shared: int | None) -> list[str]:
     last = len(function.kernel.space) - 1
-    if not random:
-        body = _stores(function)
-        inner = function.nest([last], body, shared)
-        inner.insert(len(inner) - len(body) - 2, SIMD)
-        return function.nest(range(last), inner, shared)
+    body = _stores(function)
+    if last < 0:
+        return body
+    inner = function.nest([last], body, shared)
+    inner.insert(len(inner) - len(body) - 2, SIMD)
+    return function.nest(range(last), inner, shared)
+
+
+def _runs(
+    function: Function, roots: Iterable[int], shared: int | None, streamed: Iterable[Store]
+) -> list[str]:
+    """The innermost loop goes run by run: random numbers are drawn before, streams sent after."""
+    last = len(function.kernel.space) - 1
     v = function.loops[last]
-    start = (*function.loops[:-1], f"{v}0")
-    drawn = function.drawn(roots, start, last, f"{v}1 - {v}0", RUN)
-    run = [*drawn, SIMD, function.loop(last, f"{v}0", f"{v}1"), *_stores(function), "}"]
+    start, count = (*function.loops[:-1], f"{v}0"), f"{v}1 - {v}0"
+    drawn = function.drawn(roots, start, last, count, RUN)
+    for store in streamed:
+        function.divert(store, RUN, lambda at: f"{at[last]} - {v}0")
+    body = _stores(function)
+    sent = function.flush(start, count)
+    run = [*drawn, SIMD, function.loop(last, f"{v}0", f"{v}1"), *body, "}", *sent]
     if shared == last:
         inner = [*function.bounds(last), *function.blocks(last, RUN, "first", "last", run)]
     else:

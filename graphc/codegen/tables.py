@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from graphc.codegen.expression import STORAGE, c_type, joined, literal, suffix
+from graphc.codegen.shape import is_symbolic
 from graphc.errors import BackendUnavailable
 from graphc.ir.dim import Extent
+from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node
 from graphc.ir.tensor_type import DType
 from graphc.ops.sources import Constant
-from graphc.schedule.records import Buffer, Kernel, Program
+from graphc.schedule.records import Buffer, Kernel, Program, Region, Store, buffer_nbytes
+
+STREAM_FROM = 1 << 25  # bytes that a kernel moves
 
 Slot = Buffer | int
 """What an entry of a launch's `at` is the address of: a buffer, or a shared scratch buffer by
@@ -71,6 +75,19 @@ class Tables:
                 "this is a defect of graphc: please report the graph"
             )
         return symbols
+
+    def streamed(self, kernel: Kernel) -> list[Store]:
+        """The stores of an elementwise kernel that go past the caches: results, where it moves more
+        than a cache holds. Not of symbolic sizes, as the text would not serve all of them. Row
+        kernels, which compute more for each byte, lose by it."""
+        if is_symbolic(kernel.size) or kernel.nbytes < STREAM_FROM:
+            return []
+        whole = contiguous_strides(kernel.space)
+        return [
+            s for s in kernel.stores
+            if self.program.places[s.access.base].region is Region.RESULT
+            and s.access.strides == whole and buffer_nbytes(s.access.base) >= STREAM_FROM // 16
+        ]  # fmt: skip
 
     def partial(self, nbytes: int) -> int:
         """The number of a new scratch buffer that all parts of a launch share."""
