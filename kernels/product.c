@@ -1,12 +1,12 @@
 /* Matrix products of one element type, GX_T: compiled once for each type that programs need.
  *
- * c [m, n] = a [m, k] @ b [k, n], block by block, and each finished block is handed to `use` while it
- * is in the cache: an epilogue, an update of parameters. Nothing else is ever stored of c.
+ * c [m, n] = a [m, k] @ b [k, n], block by block, and each finished block is handed to `use` while
+ * it is in the cache: an epilogue, an update of parameters. Nothing else is ever stored of c.
  *
  * The heart is a tile of ROWS rows and up to WIDE vectors of columns that stays in registers over a
  * stretch of k (as in Goto, van de Geijn 2008, Anatomy of High-Performance Matrix Multiplication).
- * Every element is summed over k in one order, whatever the tile or the part: the bits do not depend
- * on the number of threads.
+ * Every element is summed over k in one order, whatever the tile or the part: the bits do not
+ * depend on the number of threads.
  */
 #include "program.h"
 
@@ -156,7 +156,8 @@ static void pack(const gx_product *product, int64_t first, int64_t last, int64_t
         for (int64_t z = 0; z < product->k; z++) {
             const GX_T *from = b + z * row;
             GX_T *to = packed + z * width;
-            for (int64_t j = 0; j < whole; j += LANES) *(vector *)(to + j) = *(const vector *)(from + j);
+            for (int64_t j = 0; j < whole; j += LANES)
+                *(vector *)(to + j) = *(const vector *)(from + j);
             if (whole < width) { /* a call of memcpy would cost more than these few elements */
                 vector rest = {0};
                 for (int64_t j = whole; j < count; j++) rest[j - whole] = from[j];
@@ -215,7 +216,8 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
     }
     GX_T *const values = scratch, *const packed = values + BLOCK_ROWS * GROUP;
     for (int64_t j = left; j < right && top < bottom; j += GROUP) {
-        const int64_t end = gx_least(j + GROUP, right), width = (end - j + LANES - 1) / LANES * LANES;
+        const int64_t end = gx_least(j + GROUP, right);
+        const int64_t width = (end - j + LANES - 1) / LANES * LANES;
         const GX_T *b = (const GX_T *)product->b + j;
         int64_t b_row = product->b_row;
         if (product->b_column != 1 || width != end - j || bottom - top >= PACK_FROM) {

@@ -15,8 +15,8 @@
 typedef struct gx_call gx_call;
 typedef struct gx_product gx_product;
 
-/* One part of a launch; `at` holds the addresses of the buffers that it reads and writes. Kernels that
- * differ in their buffers only are one function. */
+/* One part of a launch; `at` holds the addresses of the buffers that it reads and writes. Kernels
+ * that differ in their buffers only are one function. */
 typedef void gx_launch(const gx_call *call, char *const *at, int64_t part, int64_t parts);
 
 #define GX_UNUSED __attribute__((unused))
@@ -25,7 +25,8 @@ typedef void gx_launch(const gx_call *call, char *const *at, int64_t part, int64
                      GX_UNUSED int64_t part, GX_UNUSED int64_t parts)
 
 /* What is to be done with a finished block of a product: rows first_row <= i < last_row, columns
- * first_column <= j < last_column; element (i, j) is values[(i - first_row) * row + (j - first_column)]. */
+ * first_column <= j < last_column. Element (i, j) is
+ * values[(i - first_row) * row + (j - first_column)]. */
 enum { GX_MOST_COLUMNS = 256 };
 typedef struct {
     const void *values;
@@ -64,18 +65,18 @@ static inline int64_t gx_floor_divide(int64_t x, int64_t y)
     return x / y - (x % y < 0);
 }
 
-/* Whether parts share the columns of a product rather than its rows: a wide one is shared so that each
- * part reads its own share of the larger operand. Small products stay with their rows, which may have
- * been written by the same thread. */
+/* Whether parts share the columns of a product rather than its rows: a wide one is shared so that
+ * each part reads its own share of the larger operand. Small products stay with their rows, which may
+ * have been written by the same thread. */
 static inline bool gx_by_columns(int64_t m, int64_t n, int64_t k)
 {
     return n >= 2 * m && m * n * k >= 1 << 23;
 }
 
-enum { GX_ROW_UNIT = 8 }; /* rows of a part come in multiples of this, whatever kernel they are in */
+enum { GX_ROW_UNIT = 8 }; /* rows of a part come in multiples of this, in every kernel */
 
-/* The start of a part, of `extent` things that are shared out in whole units. Part `parts` starts at
- * the end. */
+/* The start of a part, of `extent` things that are shared out in whole units. Part `parts` starts
+ * at the end. */
 static inline int64_t gx_start(int64_t extent, int64_t unit, int64_t part, int64_t parts)
 {
     const int64_t units = (extent + unit - 1) / unit;

@@ -3,8 +3,8 @@
  *
  * The team is started when a program first needs it. Between launches its threads spin for a short
  * while, because the next one follows at once, and then sleep. There is one team: a second caller
- * that finds it busy runs all parts by itself, with the same result. So does one whose brief program
- * waited for the others in vain: they sleep, or their cores are taken by somebody else.
+ * that finds it busy runs all parts by itself, with the same result. So does one whose brief
+ * program waited for the others in vain: they sleep, or their cores are taken by somebody else.
  */
 #include "program.h"
 
@@ -20,8 +20,8 @@ enum {
     MOST_THREADS = 256,
     SPINS = 4000,    /* looks at the signal before a thread sleeps: about 0.2 ms */
     PATIENCE = 1000, /* looks at a barrier before a thread lets others have its core */
-    LATE_RUNS = 2,   /* runs in a row that waited longer than that, until a caller goes alone */
-    ALONE = 100      /* runs that it goes alone before it tries again */
+    LATE_RUNS = 3,   /* runs in a row that waited longer than that, until a caller goes alone */
+    ALONE = 50       /* runs that it goes alone before it tries again */
 };
 
 /* A launch and how it is run: `barrier` waits for all parts of the launches before it. */
@@ -157,7 +157,7 @@ static void *serve(void *argument)
     unsigned long long seen = start->seen;
     for (;;) {
         seen = await_signal(seen);
-        /* Who takes no part must not look at the job: it may be over, and the next one be written. */
+        /* Who takes no part must not look at the job: it may be over, the next one being written. */
         if ((unsigned long long)thread < seen % (2 * MOST_THREADS))
             work(&team.job, thread);
     }

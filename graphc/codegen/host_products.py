@@ -72,7 +72,7 @@ def _print_call(
     batch = function.loops[: len(c.batch)]
     stacked = prod(c.batch, start=1)
     by_stack = bool(c.batch) and (is_symbolic(stacked) or stacked >= STACK_FROM)
-    a, b = (_matrix(function, access, batch) for access in (c.a, c.b))
+    a, b = _matrix(function, "a", c.a, batch), _matrix(function, "b", c.b, batch)
     m, n, k = map(size_text, (c.m, c.n, c.k))
     lines = [
         *([f"const int64_t batch[] = {{{', '.join(batch)}}};"] if batch else ()),
@@ -111,12 +111,11 @@ def _share(c: Contraction, stacked: int, by_stack: bool) -> Share:
     return Share(c.m, ROW_UNIT, None if c.batch else -2)
 
 
-def _matrix(function: Function, access: Access, batch: Sequence[str]) -> str:
+def _matrix(function: Function, which: str, access: Access, batch: Sequence[str]) -> str:
     """The address of one matrix of a stack, and its strides."""
     offset = index(Access(access.base, access.offset, access.strides[:-2]), batch)
     pointer = function.pointer(access.base)
     row, column = map(size_text, access.strides[-2:])
-    which = "a" if access is function.kernel.contraction.a else "b"  # pyright: ignore[reportOptionalMemberAccess]
     at = pointer if offset == "0" else f"{pointer} + {offset}"
     return f"{at}, .{which}_row = {row}, .{which}_column = {column}"
 
