@@ -38,7 +38,8 @@ enum {
     DEPTH = 256,       /* of k that a tile is summed over at a time: its columns stay in L2 */
     TILES = 4,         /* tiles side by side, which share their rows of a in L1 */
     BLOCK_ROWS = 64,   /* rows of a block */
-    PACK_FROM = 96     /* rows from which copying b together pays */
+    PACK_FROM = 96,    /* rows from which copying b together pays */
+    FAR = 2048         /* bytes between columns of a from which copying a block of it pays */
 };
 
 typedef GX_T vector __attribute__((vector_size(GX_VECTOR), aligned(sizeof(GX_T)), may_alias));
@@ -179,19 +180,32 @@ static void pack(const gx_product *product, int64_t first, int64_t last, int64_t
         }
 }
 
-/* Rows first_row <= i < last_row times the columns of one group, into `values`. */
+/* Rows first_row <= i < last_row times the columns of one group, into `values`. A transposed a whose
+ * columns lie far apart is copied to `near` block by block: at multiples of 4 KB its columns would
+ * take each other's place in the cache. */
 static void multiply_block(const gx_product *product, const GX_T *b, int64_t b_row,
-                           int64_t first_row, int64_t last_row, int64_t width, GX_T *values)
+                           int64_t first_row, int64_t last_row, int64_t width, GX_T *values,
+                           GX_T *near)
 {
+    const bool far = product->a_row == 1 && product->a_column * (int64_t)sizeof(GX_T) >= FAR;
+    const int64_t a_column = far ? BLOCK_ROWS : product->a_column;
     for (int64_t z = 0; z < product->k || z == 0; z += DEPTH) {
         const int64_t depth = gx_least(DEPTH, product->k - z);
+        const GX_T *rows = (const GX_T *)product->a;
+        rows += first_row * product->a_row + z * product->a_column;
+        if (far) {
+            for (int64_t y = 0; y < depth; y++)
+                memcpy(near + y * BLOCK_ROWS, rows + y * product->a_column,
+                       (size_t)(last_row - first_row) * sizeof(GX_T));
+            rows = near;
+        }
         for (int64_t i = first_row; i < last_row;) {
             const int64_t left = last_row - i;
             const int size = left >= ROWS ? 2 : left >= 2 ? 1 : 0;
-            const GX_T *a = (const GX_T *)product->a + i * product->a_row + z * product->a_column;
+            const GX_T *a = rows + (i - first_row) * product->a_row;
             for (int64_t j = 0; j < width;) {
                 const int64_t vectors = gx_least(WIDE, (width - j) / LANES);
-                tiles[size][vectors - 1](depth, a, product->a_row, product->a_column,
+                tiles[size][vectors - 1](depth, a, product->a_row, a_column,
                                          b + z * b_row + j, b_row,
                                          values + (i - first_row) * width + j, width, z > 0);
                 j += vectors * LANES;
@@ -214,7 +228,8 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
         top = gx_start(m, GX_ROW_UNIT, part, parts);
         bottom = gx_start(m, GX_ROW_UNIT, part + 1, parts);
     }
-    GX_T *const values = scratch, *const packed = values + BLOCK_ROWS * GROUP;
+    GX_T *const values = scratch, *const near = values + BLOCK_ROWS * GROUP;
+    GX_T *const packed = near + BLOCK_ROWS * DEPTH;
     for (int64_t j = left; j < right && top < bottom; j += GROUP) {
         const int64_t end = gx_least(j + GROUP, right);
         const int64_t width = (end - j + LANES - 1) / LANES * LANES;
@@ -226,7 +241,7 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
         }
         for (int64_t i = top; i < bottom; i += BLOCK_ROWS) {
             const int64_t last = gx_least(i + BLOCK_ROWS, bottom);
-            multiply_block(product, b, b_row, i, last, width, values);
+            multiply_block(product, b, b_row, i, last, width, values, near);
             const gx_block block = {values, width, i, last, j, end};
             product->use(call, product->at, &block, product->batch);
         }
@@ -236,5 +251,5 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
 /* Bytes of scratch that one part of a product of inner size k needs. */
 int64_t gx_product_scratch(int64_t k)
 {
-    return (BLOCK_ROWS + k) * GROUP * (int64_t)sizeof(GX_T);
+    return ((BLOCK_ROWS + k) * GROUP + BLOCK_ROWS * DEPTH) * (int64_t)sizeof(GX_T);
 }

@@ -116,8 +116,8 @@ static inline int64_t gx_least(int64_t x, int64_t y)
  * fetched first. The runtime makes it visible to other threads. */
 static inline void gx_stream(void *to, const void *from, int64_t nbytes)
 {
-    typedef float gx_line __attribute__((vector_size(64), aligned(64), may_alias));
-    typedef float gx_any_line __attribute__((vector_size(64), aligned(1), may_alias));
+    GX_UNUSED typedef float gx_line __attribute__((vector_size(64), aligned(64), may_alias));
+    GX_UNUSED typedef float gx_any_line __attribute__((vector_size(64), aligned(1), may_alias));
     char *target = (char *)to;
     const char *source = (const char *)from;
     const int64_t head = gx_least((int64_t)(-(uintptr_t)target & 63), nbytes);

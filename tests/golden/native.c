@@ -72,7 +72,7 @@ GX_LAUNCH(k2_add_max_pick_equal_where_subtract_etc)
     float *const to_add_3 = (float *)at[3];
     const int32_t *const iota = (const int32_t *)at[4];
     float *const to_subtract_1 = (float *)at[5];
-    float exp_0_row[3];
+    _Alignas(64) float exp_0_row[3];
     const int64_t first = gx_start(7, 8, part, parts);
     const int64_t last = gx_start(7, 8, part + 1, parts);
     for (int64_t i = first; i < last; i++) {
@@ -121,7 +121,7 @@ GX_LAUNCH(k3_multiply_sum_add_subtract)
     const float *const v_b1 = (const float *)at[2];
     float *const to_subtract_5 = (float *)at[3];
     const float *const b1 = (const float *)at[4];
-    float sum_3_columns[3];
+    _Alignas(64) float sum_3_columns[3];
     const int64_t first = gx_start(3, 64, part, parts);
     const int64_t last = gx_start(3, 64, part + 1, parts);
     for (int64_t j0 = first; j0 < last; j0 += 512) {
@@ -237,7 +237,7 @@ GX_LAUNCH(k7_multiply_sum_add_subtract)
     const float *const v_b0 = (const float *)at[2];
     float *const to_subtract_3 = (float *)at[3];
     const float *const b0 = (const float *)at[4];
-    float sum_2_columns[6];
+    _Alignas(64) float sum_2_columns[6];
     const int64_t first = gx_start(6, 64, part, parts);
     const int64_t last = gx_start(6, 64, part + 1, parts);
     for (int64_t j0 = first; j0 < last; j0 += 512) {
