@@ -180,9 +180,9 @@ static void pack(const gx_product *product, int64_t first, int64_t last, int64_t
         }
 }
 
-/* Rows first_row <= i < last_row times the columns of one group, into `values`. A transposed a whose
- * columns lie far apart is copied to `near` block by block: at multiples of 4 KB its columns would
- * take each other's place in the cache. */
+/* Rows first_row <= i < last_row times the columns of one group, into `values`. A transposed a
+ * whose columns lie far apart is copied to `near` block by block: at multiples of 4 KB its columns
+ * would take each other's place in the cache. */
 static void multiply_block(const gx_product *product, const GX_T *b, int64_t b_row,
                            int64_t first_row, int64_t last_row, int64_t width, GX_T *values,
                            GX_T *near)
@@ -215,6 +215,69 @@ static void multiply_block(const gx_product *product, const GX_T *b, int64_t b_r
     }
 }
 
+/* A product with a vector: values[i - first] = sum over z of matrix[i * row + z * column] *
+ * vector[z]. Along rows it is a dot product, made of sums of DEPTH terms for accuracy; else rows are
+ * added up. */
+static FUSED void multiply_vector(const GX_T *matrix, int64_t row, int64_t column,
+                                  const GX_T *vector, int64_t k, int64_t first, int64_t last,
+                                  GX_T *values)
+{
+    const GX_T *from = matrix + first * row;
+    const int64_t count = last - first;
+    for (int64_t i = 0; i < count; i++)
+        values[i] = 0;
+    if (column == 1) {
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t z0 = 0; z0 < k; z0 += DEPTH) {
+                const int64_t z1 = gx_least(z0 + DEPTH, k);
+                GX_T sum = 0;
+                _Pragma("omp simd reduction(+ : sum)")
+                for (int64_t z = z0; z < z1; z++)
+                    sum += from[i * row + z] * vector[z];
+                values[i] += sum;
+            }
+        return;
+    }
+    for (int64_t z = 0; z < k; z++) {
+        const GX_T factor = vector[z];
+        _Pragma("omp simd")
+        for (int64_t i = 0; i < count; i++)
+            values[i] += from[i * row + z * column] * factor;
+    }
+}
+
+/* Part of a product of which one side is a vector: rows top <= i < bottom, or columns left <= j <
+ * right, whichever are more than one. */
+static void multiply_vectors(const gx_call *call, const gx_product *product, GX_T *values,
+                             GX_T *copied, int64_t top, int64_t bottom, int64_t left, int64_t right)
+{
+    const bool upright = product->n == 1; /* b is the vector */
+    const GX_T *vector = upright ? product->b : product->a;
+    const int64_t stride = upright ? product->b_row : product->a_column;
+    const int64_t begin = upright ? top : left, end = upright ? bottom : right;
+    if (stride != 1) {
+        for (int64_t z = 0; z < product->k; z++)
+            copied[z] = vector[z * stride];
+        vector = copied;
+    }
+    enum { MANY = BLOCK_ROWS * GROUP }; /* long stretches of each row of the matrix are read */
+    for (int64_t i = begin; i < end; i += MANY) {
+        const int64_t last = gx_least(i + MANY, end);
+        if (upright)
+            multiply_vector(product->a, product->a_row, product->a_column, vector, product->k, i,
+                            last, values);
+        else
+            multiply_vector(product->b, product->b_column, product->b_row, vector, product->k, i,
+                            last, values);
+        for (int64_t j = i; j < last; j += GROUP) {
+            const int64_t stop = gx_least(j + GROUP, last);
+            const gx_block block = upright ? (gx_block){values + (j - i), 1, j, stop, 0, 1}
+                                           : (gx_block){values + (j - i), stop - j, 0, 1, j, stop};
+            product->use(call, product->at, &block, product->batch);
+        }
+    }
+}
+
 /* One part of a product. `scratch` has room for a block and for the packed columns of a group. */
 void gx_product_part(const gx_call *call, const gx_product *product, void *scratch,
                      int64_t part, int64_t parts)
@@ -230,6 +293,10 @@ void gx_product_part(const gx_call *call, const gx_product *product, void *scrat
     }
     GX_T *const values = scratch, *const near = values + BLOCK_ROWS * GROUP;
     GX_T *const packed = near + BLOCK_ROWS * DEPTH;
+    if ((m == 1 || n == 1) && top < bottom && left < right) {
+        multiply_vectors(call, product, values, packed, top, bottom, left, right);
+        return;
+    }
     for (int64_t j = left; j < right && top < bottom; j += GROUP) {
         const int64_t end = gx_least(j + GROUP, right);
         const int64_t width = (end - j + LANES - 1) / LANES * LANES;

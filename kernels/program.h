@@ -66,8 +66,8 @@ static inline int64_t gx_floor_divide(int64_t x, int64_t y)
 }
 
 /* Whether parts share the columns of a product rather than its rows: a wide one is shared so that
- * each part reads its own share of the larger operand. Small products stay with their rows, which may
- * have been written by the same thread. */
+ * each part reads its own share of the larger operand. Small products stay with their rows, which
+ * may have been written by the same thread. */
 static inline bool gx_by_columns(int64_t m, int64_t n, int64_t k)
 {
     return n >= 2 * m && m * n * k >= 1 << 23;

@@ -3,8 +3,8 @@
  *
  * The team is started when a program first needs it. Between launches its threads spin for a short
  * while, because the next one follows at once, and then sleep. There is one team: a second caller
- * that finds it busy runs all parts by itself, with the same result. So does one whose brief
- * program waited for the others in vain: they sleep, or their cores are taken by somebody else.
+ * that finds it busy runs all parts by itself, with the same result. So does one whose program was
+ * slower together than alone: the others sleep, or their cores are taken by somebody else.
  */
 #include "program.h"
 
@@ -20,8 +20,7 @@ enum {
     MOST_THREADS = 256,
     SPINS = 4000,    /* looks at the signal before a thread sleeps: about 0.2 ms */
     PATIENCE = 1000, /* looks at a barrier before a thread lets others have its core */
-    LATE_RUNS = 3,   /* runs in a row that waited longer than that, until a caller goes alone */
-    ALONE = 50       /* runs that it goes alone before it tries again */
+    MOST_ALONE = 1024 /* runs that a program goes alone before it tries again together */
 };
 
 /* A launch and how it is run: `barrier` waits for all parts of the launches before it. */
@@ -36,8 +35,10 @@ typedef struct {
     const gx_call *call;
     const gx_step *steps;
     int64_t count, threads;
-    int64_t brief;   /* whether it takes less time than threads can be waited for */
     double *seconds; /* of each step, if wanted */
+    double alone;    /* seconds that it last took without the team; 0: not known */
+    int64_t stay;    /* runs for which it stays alone */
+    int64_t backoff; /* for how many it did the last time */
 } gx_job;
 
 static struct {
@@ -46,7 +47,6 @@ static struct {
     int started;                /* threads beside the caller's */
     int sleepers;               /* under `lock` */
     gx_job job;
-    int late_runs, alone;       /* under `busy` */
     atomic_bool late;           /* whether somebody's patience came to its end in this run */
     _Alignas(64) atomic_ullong signal; /* a new number of a job, and how many threads it takes */
     _Alignas(64) atomic_int arrived; /* at the barrier */
@@ -157,7 +157,7 @@ static void *serve(void *argument)
     unsigned long long seen = start->seen;
     for (;;) {
         seen = await_signal(seen);
-        /* Who takes no part must not look at the job: it may be over, the next one being written. */
+        /* Who takes no part must not look at the job: it may be over, and the next written. */
         if ((unsigned long long)thread < seen % (2 * MOST_THREADS))
             work(&team.job, thread);
     }
@@ -198,22 +198,17 @@ static int64_t gather(int64_t threads)
     return team.started + 1 < threads ? team.started + 1 : threads;
 }
 
-/* Run a program: all its steps, in order. */
-void gx_run(const gx_job *wanted)
+/* Without the team: all parts in this thread. */
+static void run_alone(const gx_job *wanted)
 {
     gx_job job = *wanted;
-    if (job.threads == 1 || pthread_mutex_trylock(&team.busy) != 0) {
-        job.threads = 1;
-        work(&job, 0);
-        return;
-    }
-    if (job.brief && team.alone > 0) {
-        team.alone--;
-        job.threads = 1;
-        work(&job, 0);
-        pthread_mutex_unlock(&team.busy);
-        return;
-    }
+    job.threads = 1;
+    work(&job, 0);
+}
+
+static void run_together(const gx_job *wanted)
+{
+    gx_job job = *wanted;
     job.threads = gather(job.threads);
     team.job = job;
     atomic_store(&team.late, false);
@@ -224,10 +219,29 @@ void gx_run(const gx_job *wanted)
         pthread_cond_broadcast(&team.wake);
     pthread_mutex_unlock(&team.lock);
     work(&job, 0);
-    team.late_runs = job.brief && atomic_load(&team.late) ? team.late_runs + 1 : 0;
-    if (team.late_runs >= LATE_RUNS) {
-        team.late_runs = 0;
-        team.alone = ALONE;
+}
+
+/* Run a program: all its steps, in order. Where somebody had to wait long for the others, the next
+ * run goes alone, to compare; if that is faster, so do more and more runs between two trials. */
+void gx_run(gx_job *job)
+{
+    if (job->threads == 1 || pthread_mutex_trylock(&team.busy) != 0) {
+        run_alone(job);
+        return;
+    }
+    const double start = now();
+    if (job->stay > 0) {
+        job->stay--;
+        run_alone(job);
+        job->alone = now() - start;
+    } else {
+        run_together(job);
+        const double together = now() - start;
+        const bool slower = atomic_load(&team.late) && (job->alone == 0 || together > job->alone);
+        job->backoff = slower ? 2 * job->backoff + 1 : 0;
+        if (job->backoff > MOST_ALONE)
+            job->backoff = MOST_ALONE;
+        job->stay = job->backoff;
     }
     pthread_mutex_unlock(&team.busy);
 }

@@ -42,7 +42,7 @@ GX_INLINE double gx_fma_f64(double x, double y, double z) { return __fma_rn(x, y
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#define GX_INLINE static inline
+#define GX_INLINE static inline __attribute__((always_inline)) /* else loops would not vectorise */
 GX_INLINE uint32_t gx_bits_f32(float x)
 {
     uint32_t bits;

@@ -30,7 +30,6 @@ from graphc.ir.philox import MASK, Draws
 from graphc.ir.storage import aligned_empty
 from graphc.schedule.records import Buffer, Program, Target
 
-BRIEF = 3e-4  # seconds: threads that have to be waited for cost about as much
 ELEMENTS = {"f32": "float", "f64": "double", "i32": "int32_t", "i64": "int64_t"}
 
 
@@ -67,8 +66,10 @@ class Job(ctypes.Structure):
         ("steps", ctypes.c_void_p),
         ("count", ctypes.c_int64),
         ("threads", ctypes.c_int64),
-        ("brief", ctypes.c_int64),
         ("seconds", ctypes.c_void_p),
+        ("alone", ctypes.c_double),
+        ("stay", ctypes.c_int64),
+        ("backoff", ctypes.c_int64),
     )
 
 
@@ -97,7 +98,7 @@ class NativeRunner:
         self._steps = self._table(printed, objects["program"])
         self._job = Job(
             ctypes.addressof(self.frame), ctypes.addressof(self._steps), len(self.steps),
-            self.threads, sum(launch.seconds for launch in printed.launches) < BRIEF, None,
+            self.threads,
         )  # fmt: skip
         # one foreign call: an interrupt waits for its end
         self._step = partial(_function(objects["runtime"].gx_run), ctypes.addressof(self._job))
