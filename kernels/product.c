@@ -215,9 +215,9 @@ static void multiply_block(const gx_product *product, const GX_T *b, int64_t b_r
     }
 }
 
-/* A product with a vector: values[i - first] = sum over z of matrix[i * row + z * column] *
- * vector[z]. Along rows it is a dot product, made of sums of DEPTH terms for accuracy; else rows are
- * added up. */
+/* A product with a vector: values[i - first] is the sum over z of
+ * matrix[i * row + z * column] * vector[z]. Along rows it is a dot product, made of sums of DEPTH
+ * terms for accuracy; else rows are added up. */
 static FUSED void multiply_vector(const GX_T *matrix, int64_t row, int64_t column,
                                   const GX_T *vector, int64_t k, int64_t first, int64_t last,
                                   GX_T *values)
