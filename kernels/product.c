@@ -55,9 +55,11 @@ _Static_assert((int)GROUP <= (int)GX_MOST_COLUMNS, "a block is too wide for thos
 /* Fused multiply-add is wanted here, and here alone: everywhere else it is written out. */
 #if defined(__clang__)
 #define FUSED __attribute__((noinline))
+#define FUSED_LOOPS __attribute__((noinline))
 #define CONTRACT _Pragma("clang fp contract(fast)")
 #else
 #define FUSED __attribute__((noinline, optimize("fp-contract=fast")))
+#define FUSED_LOOPS __attribute__((noinline, optimize("O3", "fp-contract=fast")))
 #define CONTRACT
 #endif
 #define UNROLL _Pragma("GCC unroll 16")
@@ -222,9 +224,9 @@ static void multiply_block(const gx_product *product, const GX_T *b, int64_t b_r
 /* A product with a vector: values[i - first] is the sum over z of
  * matrix[i * row + z * column] * vector[z]. Along rows it is a dot product, made of sums of DEPTH
  * terms for accuracy; else rows are added up. */
-static FUSED void multiply_vector(const GX_T *matrix, int64_t row, int64_t column,
-                                  const GX_T *vector, int64_t k, int64_t first, int64_t last,
-                                  GX_T *values)
+static FUSED_LOOPS void multiply_vector(const GX_T *matrix, int64_t row, int64_t column,
+                                        const GX_T *vector, int64_t k, int64_t first,
+                                        int64_t last, GX_T *values)
 {
     const GX_T *from = matrix + first * row;
     const int64_t count = last - first;
