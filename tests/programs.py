@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -230,3 +231,24 @@ def _renamed(node: gx.Node, prefix: str, new: Mapping[gx.Node, gx.Node]) -> gx.N
     if is_external(node):
         return gx.input(prefix + node.name, node.shape, node.dtype)
     return intern(node.op, tuple(new[i] for i in node.inputs), node.attrs)
+
+
+def in_threads(calls: list[Callable[[], None]]) -> None:
+    """Run all at once, and raise what any of them raised."""
+    failures: list[BaseException] = []
+    gate = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], None]) -> None:
+        gate.wait()
+        try:
+            call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.training_step import step, symbolic
-from programs import assert_same, forms, given, training_step
+from programs import assert_same, forms, given, in_threads, training_step
 
 import graphc as gx
 from graphc.backends import native_backend, native_parts
@@ -146,27 +146,6 @@ def test_a_missing_barrier_is_noticed(
         have = bad(turn)
         different |= any(a.tobytes() != b.tobytes() for a, b in zip(have, want, strict=True))
     pytest.fail("the same bits without a barrier, 3000 times")
-
-
-def in_threads(calls: list[Callable[[], None]]) -> None:
-    """Run all at once, and raise what any of them raised."""
-    failures: list[BaseException] = []
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], None]) -> None:
-        gate.wait()
-        try:
-            call()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def repeated(exe: Executable, arrays: Any, want: Any, times: int = 20) -> Callable[[], None]:

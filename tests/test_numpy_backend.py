@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 import tracemalloc
 import warnings
 import weakref
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import EACH, assert_same, forms, given, training_step
+from programs import EACH, assert_same, forms, given, in_threads, training_step
 
 import graphc as gx
 from graphc.backends import numpy_backend, numpy_kernel, numpy_text
@@ -66,27 +65,6 @@ def test_same_bits_in_blocks_of_full_size(monkeypatch: pytest.MonkeyPatch) -> No
     assert "run_blocks" in five.source
     assert_same(five(arrays), one(arrays))
     assert_same(five(arrays), one(arrays))
-
-
-def in_threads(calls: list[Callable[[], None]]) -> None:
-    """Run all at once, and raise what any of them raised."""
-    failures: list[BaseException] = []
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], None]) -> None:
-        gate.wait()
-        try:
-            call()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def repeat(exe: Executable, x: np.ndarray, want: np.ndarray, times: int = 30) -> Callable[[], None]:

@@ -50,9 +50,9 @@ class Tables:
     program: Program
     draws: Mapping[int, int]
     sizes: Mapping[str, int]
-    names: Mapping[Node, str] = field(default_factory=dict[Node, str])
+    names: Mapping[Node, str] = field(init=False)
     partials: list[int] = field(default_factory=list[int])  # bytes of shared scratch buffers
-    symbols: dict[str, int] = field(default_factory=dict[str, int])
+    symbols: dict[str, int] = field(init=False)
     numbers: dict[Node, int] = field(default_factory=dict[Node, int])
     reductions: dict[str, str] = field(default_factory=dict[str, str])  # declarations, by name
     row_nbytes: int = 0  # scratch that one part needs for rows
