@@ -1,0 +1,1 @@
+"""The CUDA backend: a program as one CUDA C module, run by one graph launch per step."""
