@@ -78,6 +78,9 @@ GX_INLINE double gx_fma_f64(double x, double y, double z) { return x * y + z; }
 #endif
 #endif
 
+/* A size: x / y rounded down, for y > 0. */
+GX_INLINE int64_t gx_floor_divide(int64_t x, int64_t y) { return x / y - (x % y < 0); }
+
 /* -- order and sign; where a maximum or a minimum starts; whether a value beats the best so far */
 
 #define GX_ORDER(t, T)                                                                             \
