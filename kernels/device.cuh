@@ -14,7 +14,6 @@
 
 #include "scalar.h"
 
-#define GX_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define GX_METHOD static __device__ __forceinline__
 #define GX_WARP 0xffffffffu /* all threads of a warp */
 

@@ -114,7 +114,8 @@ class CudaFunction(BaseFunction):
             *self.names.given,
             *(p.split()[-1].lstrip("*") for p in self._parameters),
         }
-        parameters = _wrapped(f"GX_KERNEL({threads}) {name}(", list(self._parameters))
+        head = f'extern "C" __global__ void __launch_bounds__({threads})\n{name}('
+        parameters = _wrapped(head, list(self._parameters))
         return f"/* {comment} */\n{parameters}\n{{\n{indented([*states, *body])}\n}}"
 
     def launch(
@@ -320,11 +321,12 @@ def _reach(kernel: Kernel) -> int:
 
 def _wrapped(head: str, parameters: Sequence[str]) -> str:
     """A function's head, its parameters over as many lines as they need."""
-    lines = [head]
+    *before, start = head.split("\n")
+    lines = [start]
     for i, parameter in enumerate(parameters):
         part = parameter + ("," if i + 1 < len(parameters) else ")")
         if len(lines[-1]) + len(part) + 1 > 100:
-            lines.append(" " * len(head) + part if len(head) < 50 else "        " + part)
+            lines.append(" " * (len(start) if len(start) < 50 else 8) + part)
         else:
             lines[-1] += part if lines[-1].endswith("(") else f" {part}"
-    return "\n".join(lines) if parameters else f"{head})"
+    return "\n".join([*before, *lines]) if parameters else f"{head})"
