@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from graphc.codegen.cuda_function import NOTHING, THREADS, CudaFunction, CudaPrinted, Lanes
+from graphc.codegen.cuda_function import NOTHING, THREADS, CudaFunction, CudaPrinted, Lanes, one_of
 from graphc.codegen.cuda_rows import outer_variables
 from graphc.codegen.expression import Scope, c_type, joined
-from graphc.codegen.shape import operands
+from graphc.codegen.shape import is_symbolic, operands
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.schedule.records import Kernel, Level
 
@@ -26,6 +26,8 @@ DEPTH = THREADS // TILE  # threads of a column
 WANTED = 1024  # blocks that keep a large device busy
 MOST_CHUNKS = 128
 CHUNK_ROWS = 64  # rows of a chunk, at least
+
+_Loops = tuple[Sequence[int], Sequence[int], int]
 
 
 def print_columns(
@@ -40,31 +42,53 @@ def print_columns(
     if not tiles:
         return NOTHING
     chunks = max(1, min(MOST_CHUNKS, rows // CHUNK_ROWS, WANTED // tiles))
+    both = any(is_symbolic(kernel.space[i]) for i in inner)  # one text serves all sizes
+    made = {
+        cut: (_print_chunks if cut else _print_whole)(
+            tables, kernel, (lead, inner, lane), number, (chunks, tiles)
+        )
+        for cut in ((False, True) if both else (chunks > 1,))
+    }
+    return one_of(made, chunks > 1)
+
+
+def _print_whole(
+    tables: Tables, kernel: Kernel, loops: _Loops, number: int, counts: tuple[int, int]
+) -> CudaPrinted:
+    """Each tile of columns is done by one block."""
     slots = Slots()
     function = CudaFunction(tables, kernel, slots, number)
-    body = _Columns(function, lead, inner, lane)
-    if chunks == 1:
-        lines = body.tiles([*body.rows(), *body.results()])
-        text = function.text(kernel.name, lines, function.comment())
-        return CudaPrinted(((kernel.name, text),), (function.launch(kernel.name, tiles),), slots)
+    body = _Columns(function, *loops)
+    lines = body.tiles([*body.rows(), *body.results()])
+    text = function.text(kernel.name, lines, function.comment())
+    launch = function.launch(kernel.name, counts[1])
+    return CudaPrinted(((kernel.name, text),), (launch,), slots)
+
+
+def _print_chunks(
+    tables: Tables, kernel: Kernel, loops: _Loops, number: int, counts: tuple[int, int]
+) -> CudaPrinted:
+    """A block does a chunk of the rows; then the chunks are joined."""
+    chunks, tiles = counts
+    slots = Slots()
+    function = CudaFunction(tables, kernel, slots, number)
+    body = _Columns(function, *loops)
+    columns = prod(int(kernel.space[i]) for i in (*body.lead, body.lane))
     slot = {
-        i: tables.partial(chunks * around * columns * function.dtype(i).itemsize)
-        for i in body.reductions
+        i: tables.partial(chunks * columns * function.dtype(i).itemsize) for i in body.reductions
     }
     count = function.argument("chunks", chunks)
     lines = body.tiles([*body.rows(count), *body.hand_over(slot)], count)
     name = f"{kernel.name}_chunks"
     text = function.text(name, lines, function.comment())
     launch = function.launch(name, tiles * chunks)
-    joining = _print_joining(tables, kernel, (lead, inner, lane), number, slot, (chunks, tiles))
-    return CudaPrinted(
-        ((name, text), *joining.functions), (launch, *joining.launches), joining.slots
-    )
+    joining = _print_joining(tables, kernel, loops, number, slot, counts)
+    slots.names |= joining.slots.names
+    return CudaPrinted(((name, text), *joining.functions), (launch, *joining.launches), slots)
 
 
 def _print_joining(
-    tables: Tables, kernel: Kernel, loops: tuple[Sequence[int], Sequence[int], int], number: int,
-    slot: dict[int, int], counts: tuple[int, int],
+    tables: Tables, kernel: Kernel, loops: _Loops, number: int, slot: dict[int, int], counts: tuple[int, int],
 ) -> CudaPrinted:  # fmt: skip
     """Join the chunks' results in order, and compute what follows from them."""
     chunks, tiles = counts
@@ -73,8 +97,9 @@ def _print_joining(
     body = _Columns(function, *loops)
     count = function.argument("chunks", chunks)
     lines = body.tiles([*body.parts(slot, count), *body.results()])
-    text = function.text(kernel.name, lines, f"joins what {kernel.name}_chunks gives, in order")
-    return CudaPrinted(((kernel.name, text),), (function.launch(kernel.name, tiles),), slots)
+    name = f"{kernel.name}_joined"
+    text = function.text(name, lines, f"joins what {kernel.name}_chunks gives, in order")
+    return CudaPrinted(((name, text),), (function.launch(name, tiles),), slots)
 
 
 class _Columns:

@@ -7,7 +7,7 @@ where strides and offsets allow.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphc.codegen.expression import Context, Scope, c_type, index, size_name, size_text
@@ -137,6 +137,13 @@ class CudaPrinted:
 
 
 NOTHING = CudaPrinted((), (), Slots(), "/* nothing to do */")
+
+
+def one_of(made: Mapping[bool, CudaPrinted], chosen: bool) -> CudaPrinted:
+    """Several ways to do a kernel, all of them in the text; the launches are those of one."""
+    slots = Slots(names=set().union(*(one.slots.names for one in made.values())))
+    functions = tuple(f for one in made.values() for f in one.functions)
+    return CudaPrinted(functions, made[chosen].launches, slots)
 
 
 def unravel(flat: str, loops: Sequence[tuple[str, int, int]], function: CudaFunction) -> list[str]:

@@ -24,6 +24,7 @@ from graphc.codegen.cuda_function import (
     CudaPrinted,
     Lanes,
     divides,
+    one_of,
     pack_type,
     vector_width,
 )
@@ -49,8 +50,20 @@ def print_rows(
     """Rows, or a reduction to few values, which is cut into chunks if it is long."""
     if not prod(int(kernel.space[i]) for i in lead):
         return NOTHING
-    if _is_chunked(kernel, lead, inner):
-        return _print_chunks(tables, kernel, lead, inner, number)
+    sizes = [prod((kernel.space[i] for i in loops), start=1) for loops in (lead, inner)]
+    chunked = _can_be_cut(kernel) and int(sizes[0]) <= FEW_ROWS and int(sizes[1]) >= CHUNKED_FROM
+    both = _can_be_cut(kernel) and any(map(is_symbolic, sizes))  # one text serves all sizes
+    made = {
+        cut: (_print_chunks if cut else _print_whole)(tables, kernel, lead, inner, number)
+        for cut in ((False, True) if both else (chunked,))
+    }
+    return one_of(made, chunked)
+
+
+def _print_whole(
+    tables: Tables, kernel: Kernel, lead: Sequence[int], inner: Sequence[int], number: int
+) -> CudaPrinted:
+    """Each row is done by one group of threads."""
     slots = Slots()
     function = CudaFunction(tables, kernel, slots, number)
     rows = Rows(function, lead, inner)
@@ -369,7 +382,7 @@ class Rows:
         function, threads, kind = self.function, self.shape.threads, self.function.index
         count, together = function.extent(self.count), self.per_block > 1
         own = "threadIdx.x" if threads == 1 else f"threadIdx.x / {threads}"
-        head = "row" if self.guard or len(self.lead) > 1 else function.loops[self.lead[0]]
+        head = "row" if len(self.lead) > 1 else function.loops[self.lead[0]]
         places = function.unravelled("row", self.lead) if head == "row" else []
         t = [f"const int t = threadIdx.x % {threads};"] if together and threads > 1 else []
         start = f"blockIdx.x * {self.per_block}" if together else "blockIdx.x"
@@ -378,7 +391,7 @@ class Rows:
             return [
                 *t, f"for ({kind} unit = {start}; unit < {count}; unit += {step}) {{",
                 f"const bool active = unit + {own} < {count};",
-                f"const {kind} row = active ? unit + {own} : {count} - 1;",
+                f"const {kind} {head} = active ? unit + {own} : {count} - 1;",
                 *places, *inner, "}",
             ]  # fmt: skip
         start += f" + {own}" if together else ""
@@ -444,14 +457,11 @@ def row_width(function: CudaFunction, inner: Sequence[int]) -> int:
 # -- by chunks
 
 
-def _is_chunked(kernel: Kernel, lead: Sequence[int], inner: Sequence[int]) -> bool:
-    """Whether few long rows are cut into chunks, so that all multiprocessors have work."""
-    rows = prod((int(kernel.space[i]) for i in lead), start=1)
-    size = prod((int(kernel.space[i]) for i in inner), start=1)
+def _can_be_cut(kernel: Kernel) -> bool:
+    """Whether rows may be cut into chunks: their reductions are sums and the like, of one stage."""
     reductions = [s for s in kernel.statements if s.is_reduction]
     simple = all(s.node.op.combine and not s.stage for s in reductions)
-    later = any(s.stage and s.level is Level.FULL for s in kernel.statements)
-    return simple and not later and rows <= FEW_ROWS and size >= CHUNKED_FROM
+    return simple and not any(s.stage and s.level is Level.FULL for s in kernel.statements)
 
 
 def _print_chunks(
@@ -464,7 +474,8 @@ def _print_chunks(
     rows = Rows(function, lead, inner, shape)
     reductions = [i for i, s in enumerate(kernel.statements) if s.is_reduction]
     stores = [s for s in kernel.stores if kernel.statements[s.value].level is Level.FULL]
-    chunks = max(1, min(MOST_CHUNKS // int(rows.count), int(rows.size) // CHUNK))
+    most = max(1, MOST_CHUNKS // int(rows.count))
+    chunks = max(1, min(most, int(rows.size) // CHUNK))
     slot = {i: tables.partial(chunks * int(rows.count) * function.dtype(i).itemsize)
             for i in reductions}  # fmt: skip
     count = function.argument("chunks", chunks)
@@ -516,9 +527,10 @@ def _print_joining(
         rows.outer.known[i] = name
     rows.store_results()
     comment = f"joins what {kernel.name}_chunks gives, in order"
-    text = function.text(kernel.name, rows.lines(), comment)
-    launch = function.launch(kernel.name, int(rows.count))
-    return CudaPrinted(((kernel.name, text),), (launch,), slots)
+    name = f"{kernel.name}_joined"
+    text = function.text(name, rows.lines(), comment)
+    launch = function.launch(name, int(rows.count))
+    return CudaPrinted(((name, text),), (launch,), slots)
 
 
 def _row_strides(kernel: Kernel, loops: Sequence[int]) -> tuple[int, ...]:

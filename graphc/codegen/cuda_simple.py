@@ -100,14 +100,18 @@ def _at(function: CudaFunction, width: int, first: Sequence[str]) -> list[str]:
 def _crossing_loop(kernel: Kernel) -> int | None:
     """The loop along which an operand lies in memory, where that is not the last one."""
     last = len(kernel.space) - 1
-    if last < 1 or int(kernel.space[last]) < TILED_FROM:
+    if last < 1 or not _is_long(kernel.space[last]):
         return None
     for access in kernel.operands:
         for loop in range(last):
             crosses = access.strides[loop] == 1 and access.strides[last] not in (0, 1)
-            if crosses and int(kernel.space[loop]) >= TILED_FROM:
+            if crosses and _is_long(kernel.space[loop]):
                 return loop
     return None
+
+
+def _is_long(extent: int) -> bool:
+    return is_symbolic(extent) or extent >= TILED_FROM
 
 
 def _print_transposed(tables: Tables, kernel: Kernel, number: int, across: int) -> CudaPrinted:
