@@ -88,7 +88,8 @@ def _print_chunks(
 
 
 def _print_joining(
-    tables: Tables, kernel: Kernel, loops: _Loops, number: int, slot: dict[int, int], counts: tuple[int, int],
+    tables: Tables, kernel: Kernel, loops: _Loops, number: int, slot: dict[int, int],
+    counts: tuple[int, int],
 ) -> CudaPrinted:  # fmt: skip
     """Join the chunks' results in order, and compute what follows from them."""
     chunks, tiles = counts
