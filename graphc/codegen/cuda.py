@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphc.codegen.cuda_columns import print_columns
+from graphc.codegen.cuda_epilogues import find_choices
 from graphc.codegen.cuda_function import CudaPrinted
 from graphc.codegen.cuda_products import print_product
 from graphc.codegen.cuda_rows import print_rows
 from graphc.codegen.cuda_simple import print_elementwise, print_join
 from graphc.codegen.function import nameless
-from graphc.codegen.launches import Address, KernelLaunch, Launch, ProductLaunch
+from graphc.codegen.launches import Address, Choice, KernelLaunch, Launch, ProductLaunch
 from graphc.codegen.shape import arrange
 from graphc.codegen.tables import Tables
 from graphc.schedule.records import Kernel, Program
@@ -38,6 +39,7 @@ class CudaProgram:
     kernel_sources: tuple[str, ...]
     launches: tuple[Launch, ...]
     partials: tuple[int, ...]  # bytes of the scratch buffers
+    choices: tuple[Choice, ...] = ()
 
 
 def print_program(
@@ -79,8 +81,9 @@ def print_program(
     includes += ["product.cuh"] if "gx_product_tile" in body else []
     head = "\n".join(f'#include "{name}"' for name in includes)
     return CudaProgram(
-        f"{head}\n\n{body.strip()}\n", tuple(sources), tuple(launches), scratch.partials
-    )
+        f"{head}\n\n{body.strip()}\n", tuple(sources), tuple(launches), scratch.partials,
+        find_choices(program, launches),
+    )  # fmt: skip
 
 
 @dataclass

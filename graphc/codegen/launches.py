@@ -102,3 +102,12 @@ class FillLaunch:
 
 
 Launch = KernelLaunch | ProductLaunch | FillLaunch
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The launches `first` and the one after it, which finishes its product, may be replaced by one
+    product with an epilogue. Which is faster depends on the device: it is measured, not guessed."""
+
+    first: int
+    instead: ProductLaunch
