@@ -249,13 +249,26 @@ def test_multiplier_goes_by_the_addresses(library: CublasLt, workspace: tuple[in
     it = product(4, 3, 5, epilogue="bias")
     streams: list[int] = []
     multiply = Multiplier(library, it, workspace, lambda: streams.append(3) or 3)
-    for offset in (0, 4, 16, 4):
+    for offset in (0, 4, 16, 8, 32):
         operands = Operands(it, offset)
         expected = operands.expected()
         operands.execute(lambda *addresses: multiply(*addresses[:4]))
         np.testing.assert_allclose(operands.c, expected, 1e-5, 1e-5)
-    assert streams == [3] * 4
-    assert sorted(multiply._plans) == [4, 16, 256]
+    assert streams == [3] * 5
+    at = {n: multiply.plan(256 + n, 512, 1024).alignment for n in (0, 4, 8, 16, 128)}
+    assert at == {0: 256, 4: 4, 8: 4, 16: 16, 128: 16}
+    with pytest.raises(DeviceError, match="no algorithm for addresses 0x102, "):
+        multiply(258, 512, 1024, 2048)
+
+
+def test_search_is_over_when_a_multiplier_is_made(
+    library: CublasLt, workspace: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because it fails while a stream is recorded."""
+    operands = Operands(product(4, 3, 5), offset=4)
+    multiply = Multiplier(library, operands.it, workspace, lambda: 0)
+    monkeypatch.setattr(Plan, "_find_algorithms", lambda self: pytest.fail("searches"))
+    operands.execute(lambda *addresses: multiply(*addresses[:4]))
 
 
 def test_without_workspace(library: CublasLt) -> None:

@@ -23,6 +23,7 @@ BIAS_ALIGNMENT = 16  # bytes: kernels with a bias load vectors of it, whatever w
 MOST_ALIGNED = 256  # bytes: beyond, no algorithm is chosen by it
 CANDIDATES = 8
 
+ELEMENT_NBYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType
 COMPUTE = {"float32": 68, "tf32": 77, "bf16": 75}  # cublasComputeType_t of float32, by precision
 COMPUTE_FLOAT64 = 70
@@ -269,10 +270,11 @@ class Plan:
 
 
 class Multiplier:
-    """A product on a device: a plan for each alignment that its operands turn out to have.
+    """A product on a device: a plan for each alignment that its operands may turn out to have.
 
-    `stream` gives the stream to work on. The plan for whole buffers is made at once, so that a
-    product that the library refuses is refused before anything runs.
+    `stream` gives the stream to work on. All plans are made at once: a product that the library
+    refuses is refused before anything runs, and while a stream is recorded the library must not be
+    asked for algorithms.
     """
 
     def __init__(
@@ -282,9 +284,11 @@ class Multiplier:
         workspace: tuple[int, int],
         stream: Callable[[], int],
     ) -> None:
-        self._library, self._product, self._workspace = library, product, workspace
         self._stream = stream
         self._plans = {MOST_ALIGNED: Plan(library, product, workspace, MOST_ALIGNED)}
+        for alignment in (16, ELEMENT_NBYTES[product.dtype]):  # of vectors; of the elements alone
+            with contextlib.suppress(DeviceError):  # matters only where it is needed
+                self._plans[alignment] = Plan(library, product, workspace, alignment)
 
     def __call__(self, a: int, b: int, c: int, bias: int) -> None:
         self.plan(a, b, c)(a, b, c, bias, self._stream())
@@ -292,11 +296,10 @@ class Multiplier:
     def plan(self, a: int, b: int, c: int) -> Plan:
         """The plan for operands at these addresses."""
         alignment = alignment_of(a, b, c)
-        found = self._plans.get(alignment)
-        if found is None:
-            found = Plan(self._library, self._product, self._workspace, alignment)
-            self._plans[alignment] = found
-        return found
+        for promised, plan in self._plans.items():  # the strictest first
+            if promised <= alignment:
+                return plan
+        raise DeviceError(f"cuBLASLt knows no algorithm for addresses {a:#x}, {b:#x}, {c:#x}")
 
 
 def alignment_of(*addresses: int) -> int:
