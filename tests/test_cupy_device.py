@@ -26,14 +26,26 @@ ILLEGAL = CUDARuntimeError(700, "cudaErrorIllegalAddress: an illegal memory acce
 INVALID = CUDARuntimeError(9, "cudaErrorInvalidConfiguration: invalid configuration argument")
 
 
+def forget() -> None:
+    """What was found out about this machine, or about an invented one."""
+    for cached in (probe, module._device):
+        cached.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def real_cupy() -> Any:
+    """CuPy itself: loaded before its place is taken, as it cannot be loaded twice."""
+    return pytest.importorskip("cupy")
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     fake = FakeCupy(devices=2)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(module, "compile_cubin", lambda text, arch: f"{arch}: {text}".encode())
+    forget()
     yield fake
-    for cached in (probe, module._device):
-        cached.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -41,11 +53,8 @@ def device(fake: FakeCupy) -> Device:
     return CupyDevice(fake.device)
 
 
-def test_double_has_no_name_that_cupy_lacks(
-    fake: FakeCupy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "cupy")
-    cupy = pytest.importorskip("cupy")
+def test_double_has_no_name_that_cupy_lacks(real_cupy: Any, fake: FakeCupy) -> None:
+    cupy = real_cupy
     for mine, real in ((fake.cuda, cupy.cuda), (fake.runtime, cupy.cuda.runtime)):
         assert not set(vars(mine)) - set(dir(real))
     for mine, real in (
@@ -133,6 +142,9 @@ def test_work_on_another_stream_comes_after(fake: FakeCupy, device: Device) -> N
         pass
     # The event behind the first stream's work is waited for; that stream may be gone by now.
     assert fake.said() == [("wait", 0, (100, 1))]
+    with one, device.active():
+        pass
+    assert fake.said() == [("record", 0), ("wait", 100, (0, 1)), ("record", 100)]
 
 
 def test_streams_of_threads_are_different(fake: FakeCupy, device: Device) -> None:
@@ -202,6 +214,9 @@ def test_recording(fake: FakeCupy, device: Device) -> None:
         with fake.stream():
             recorder.recording.replay()
         assert fake.said() == [("graph", 101)]
+    with device.active():  # the stream of a recording has done no work
+        pass
+    assert fake.said() == []
 
 
 def test_recording_that_fails_inside(fake: FakeCupy, device: Device) -> None:
