@@ -23,6 +23,10 @@ class DeviceMemoryError(GraphcError):
     """The device has not as many free bytes as a program needs; nothing has run."""
 
 
+class DeviceError(GraphcError, RuntimeError):
+    """The device, or a library of its, has failed; what was being computed is lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a program and its user want to know of a device."""
