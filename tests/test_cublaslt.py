@@ -96,7 +96,7 @@ class Operands:
         return plan
 
     def execute(self, plan: Any) -> None:
-        bias = self.bias.ctypes.data if "bias" in self.it.epilogue else 0
+        bias = self.bias.ctypes.data if "BIAS" in self.it.epilogue else 0
         plan(self.a.ctypes.data, self.b.ctypes.data, self.c.ctypes.data, bias, 0)
 
     def operand(self, name: str, i: int) -> np.ndarray:
@@ -115,9 +115,9 @@ class Operands:
             for j in range(p.m):
                 row = whole[i * p.c_step + j * p.c_row :][: p.n]
                 row[:] = c[j] + (p.beta * row if p.beta else 0)
-                if "bias" in p.epilogue:
+                if "BIAS" in p.epilogue:
                     row += self.bias.astype(np.float64)
-                if "relu" in p.epilogue:
+                if "RELU" in p.epilogue:
                     np.maximum(row, 0, out=row)
         return whole
 
@@ -160,7 +160,7 @@ def test_sixteen_bits_with_a_result_of_float32(
     library: CublasLt, workspace: tuple[int, int], dtype: str
 ) -> None:
     check(library, workspace, product(7, 33, 5, dtype, result="float32"))
-    check(library, workspace, product(7, 33, 5, dtype, result="float32", epilogue="relu_bias"))
+    check(library, workspace, product(7, 33, 5, dtype, result="float32", epilogue="RELU_BIAS"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -246,7 +246,7 @@ def test_broken_promise_is_refused(library: CublasLt, workspace: tuple[int, int]
 
 
 def test_multiplier_goes_by_the_addresses(library: CublasLt, workspace: tuple[int, int]) -> None:
-    it = product(4, 3, 5, epilogue="bias")
+    it = product(4, 3, 5, epilogue="BIAS")
     streams: list[int] = []
     multiply = Multiplier(library, it, workspace, lambda: streams.append(3) or 3)
     for offset in (0, 4, 16, 8, 32):
@@ -296,7 +296,7 @@ def test_workspace_is_written_to(library: CublasLt) -> None:
 
 
 def test_bias_that_changes_and_that_is_wrong(library: CublasLt, workspace: tuple[int, int]) -> None:
-    operands = Operands(product(4, 3, 5, epilogue="bias"))
+    operands = Operands(product(4, 3, 5, epilogue="BIAS"))
     plan = Plan(library, operands.it, workspace)
     for _ in range(2):
         operands.bias = operands.fill("float32", 1, 5, 0, 0, offset=16)
@@ -355,7 +355,7 @@ def test_rows_one_after_another_have_no_epilogue(
     library: CublasLt, workspace: tuple[int, int]
 ) -> None:
     """Which is why b goes first."""
-    plan = Plan(library, product(4, 4, 4, epilogue="relu"), workspace)
+    plan = Plan(library, product(4, 4, 4, epilogue="RELU"), workspace)
     library.put("MatrixLayout", "a test", plan._result, 1, ctypes.c_int32(1))
     with pytest.raises(DeviceError, match="NOT_SUPPORTED"):
         plan._find_algorithms()

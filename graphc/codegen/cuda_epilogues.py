@@ -1,6 +1,6 @@
 """Products whose bias and activation the library can apply before it stores the result.
 
-    c = a @ b;  out = relu(c + bias)   ->   out = a @ b with the epilogue "relu_bias"
+    c = a @ b;  out = relu(c + bias)   ->   out = a @ b with the epilogue RELU_BIAS
 
 It saves a launch and a pass over c, but the library's kernel may be slower: the runner times both.
 """
@@ -78,7 +78,7 @@ def _epilogue(kernel: Kernel, made: Buffer, columns: int) -> tuple[str, Access |
             return "", None
         if statement.node.op.algebra == "sum" and i == 0 and isinstance(others[0], Load):
             bias = kernel.operands[others[0].index]
-            names.append("bias")
+            names.append("BIAS")
             if not _is_bias(bias, kernel, columns):
                 return "", None
         elif not others and statement.node.op.epilogue:

@@ -53,7 +53,7 @@ class Product:
     A transposed operand is stored as [k, m] (or [n, k]). `a_row`: elements between the stored rows
     of a; `a_step`: between the matrices of a stack of `batch` (0 repeats one). `dtype` is that of a
     and b, `result` that of c. `epilogue`: what is done to c before it is stored, "" or one of
-    EPILOGUES; with "bias" in its name, a vector [n] of c's dtype is added to each row. `precision`:
+    EPILOGUES; with BIAS in its name, a vector [n] of c's dtype is added to each row. `precision`:
     how float32 is multiplied, "float32", "tf32" or "bf16".
     """
 
@@ -77,7 +77,7 @@ class Product:
     precision: str = "float32"
 
 
-EPILOGUES = ("bias", "relu", "relu_bias")
+EPILOGUES = ("BIAS", "RELU", "RELU_BIAS")  # in the words of cuBLASLt
 
 
 @dataclass(frozen=True, slots=True)

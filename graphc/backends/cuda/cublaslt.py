@@ -27,7 +27,7 @@ ELEMENT_NBYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType
 COMPUTE = {"float32": 68, "tf32": 77, "bf16": 75}  # cublasComputeType_t of float32, by precision
 COMPUTE_FLOAT64 = 70
-EPILOGUE = {"": 1, "relu": 2, "bias": 4, "relu_bias": 6}  # cublasLtEpilogue_t
+EPILOGUE = {"": 1, "RELU": 2, "BIAS": 4, "RELU_BIAS": 6}  # cublasLtEpilogue_t
 TRANSPOSE_A, TRANSPOSE_B, DO_AFTER, BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
 BATCH_COUNT, BATCH_STEP = 5, 6  # cublasLtMatrixLayoutAttribute_t
 MAX_WORKSPACE, REDUCTION_SCHEMES = 1, 3  # cublasLtMatmulPreferenceAttributes_t
@@ -139,7 +139,7 @@ class Plan:
         self._made: list[tuple[str, ctypes.c_void_p]] = []
         scale = ctypes.c_double if product.dtype == "float64" else ctypes.c_float
         self._alpha, self._beta = scale(product.alpha), scale(product.beta)
-        self._bias = BIAS_ALIGNMENT if "bias" in product.epilogue else 0
+        self._bias = BIAS_ALIGNMENT if "BIAS" in product.epilogue else 0
         self._operation = self._describe_operation()
         self._left = self._layout(
             product.dtype, product.k, product.n, product.b_row, product.b_step,
