@@ -1,0 +1,214 @@
+"""Memory of the emulated device: host memory between pages that nothing may touch.
+
+Each allocation ends where such a page starts, as exactly as its alignment permits, so that a read
+or a write past its end is found when it is made. The bytes that are left between an allocation and
+the pages beside it are a fence: they are 0xff, and each launch is followed by a look whether they
+still are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from graphc.backends.cuda.device import DeviceMemoryError
+from graphc.errors import GraphcError
+
+PAGE = mmap.PAGESIZE
+GUARD_NBYTES = max(PAGE, 1 << 16)  # on each side of an allocation; nothing backs them
+UNUSED = 0xFF  # in each byte of fresh memory: NaN in all kinds of floats, -1 in integers
+
+
+class EmulatorError(GraphcError, RuntimeError):
+    """A kernel, or another work of the emulated device, did what it must not do."""
+
+
+class Fence(ctypes.Structure):
+    """Bytes beside an allocation, which stay as they are; kernels/emulator.h reads it."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("nbytes", ctypes.c_int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An allocation, and the accessible pages that hold it."""
+
+    start: int
+    nbytes: int
+    pages: int
+    pages_nbytes: int
+
+    @property
+    def fences(self) -> tuple[Fence, Fence]:
+        end, last = self.start + self.nbytes, self.pages + self.pages_nbytes
+        return Fence(self.pages, self.start - self.pages), Fence(end, last - end)
+
+    def distance(self, address: int) -> str:
+        """Where an address lies, in words."""
+        if address < self.start:
+            return f"{self.start - address} bytes before the start of {self.nbytes} bytes"
+        past = address - self.start - self.nbytes
+        if past < 0:
+            return f"at byte {address - self.start} of {self.nbytes} bytes"
+        return f"{past} bytes past the end of {self.nbytes} bytes"
+
+
+class EmulatedBlock:
+    """Memory that is given back when nothing refers to it."""
+
+    __slots__ = ("__weakref__", "address", "nbytes")
+
+    def __init__(self, place: Place) -> None:
+        self.address = place.start
+        self.nbytes = place.nbytes
+
+    def array(self) -> np.ndarray:
+        """Its bytes; the array keeps the block alive."""
+        return view(self.address, self.nbytes, self)
+
+
+class Memory:
+    """All allocations of a device.
+
+    `at_end` False puts them behind the page in front instead: then what finds accesses at once are
+    those before a start, and those past an end are left to the fence.
+    """
+
+    def __init__(self, capacity: int, alignment: int = 256, *, at_end: bool = True) -> None:
+        self.capacity = capacity
+        self.alignment = alignment
+        self.at_end = at_end
+        self._places: dict[int, Place] = {}
+        self._fences: ctypes.Array[Fence] | None = None
+        self._holders = 0
+        self._unused: list[Place] = []  # to be given back when no one holds them
+
+    @property
+    def free_nbytes(self) -> int:
+        return self.capacity - sum(self._rounded(p.nbytes) for p in self._places.values())
+
+    def allocate(self, nbytes: int) -> EmulatedBlock:
+        """Memory with all bytes 0xff."""
+        padded = self._rounded(nbytes)
+        if padded > self.free_nbytes:
+            raise DeviceMemoryError(
+                f"the emulated device has {self.free_nbytes} free bytes, not {nbytes}"
+            )
+        pages_nbytes = -(-padded // PAGE) * PAGE
+        pages = guarded(pages_nbytes)
+        ctypes.memset(pages, UNUSED, pages_nbytes)
+        start = pages + (pages_nbytes - padded if self.at_end else 0)
+        place = Place(start, nbytes, pages, pages_nbytes)
+        block = EmulatedBlock(place)
+        self._places[start] = place
+        self._fences = None
+        weakref.finalize(block, self._free, place).atexit = False
+        return block
+
+    def fences(self) -> ctypes.Array[Fence]:
+        """Of all allocations: two of each."""
+        if self._fences is None:
+            found = [fence for place in list(self._places.values()) for fence in place.fences]
+            self._fences = (Fence * len(found))(*found)
+        return self._fences
+
+    def check(self, address: int, nbytes: int, what: str) -> None:
+        """Raise EmulatorError if these bytes are not all in one allocation."""
+        for place in list(self._places.values()):
+            if place.start <= address and address + nbytes <= place.start + place.nbytes:
+                return
+        if nbytes:
+            where = self.describe(address + nbytes) or self.describe(address) or "in no allocation"
+            raise EmulatorError(f"{what} of {nbytes} bytes at {address:#x} ends {where}")
+
+    def describe(self, address: int) -> str:
+        """Where an address lies in, or near, an allocation; "" if it does neither."""
+        for place in list(self._places.values()):
+            last = place.pages + place.pages_nbytes + GUARD_NBYTES
+            if place.pages - GUARD_NBYTES <= address < last:
+                return place.distance(address)
+        return ""
+
+    def _rounded(self, nbytes: int) -> int:
+        return -(-nbytes // self.alignment) * self.alignment
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """While it lasts, all allocations stay where they are, whether referred to or not."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            while self._unused and not self._holders:
+                self._free(self._unused.pop())
+
+    def _free(self, place: Place) -> None:
+        if self._holders:
+            self._unused.append(place)
+            return
+        del self._places[place.start]
+        self._fences = None
+        _unmap(place.pages, place.pages_nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    """What NumPy asks for the bytes of an address; as an array's base it keeps `owner` alive."""
+
+    __array_interface__: dict[str, Any]
+    owner: object
+
+
+def view(address: int, nbytes: int, owner: object = None) -> np.ndarray:
+    """The bytes at an address as an array."""
+    interface = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
+    return np.asarray(_Bytes(interface, owner))
+
+
+# -- pages
+
+
+@cache
+def _system() -> ctypes.CDLL:
+    """The C library's functions for pages."""
+    library = ctypes.CDLL(None, use_errno=True)
+    size, number = ctypes.c_size_t, ctypes.c_int
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
+    library.mprotect.argtypes = [ctypes.c_void_p, size, number]
+    library.munmap.argtypes = [ctypes.c_void_p, size]
+    return library
+
+
+def guarded(nbytes: int) -> int:
+    """The address of new pages, whole ones, with pages before and after that cannot be accessed."""
+    system, nothing = _system(), 0
+    whole = nbytes + 2 * GUARD_NBYTES
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    start = system.mmap(None, whole, nothing, kind, -1, 0)
+    if start in (None, ctypes.c_void_p(-1).value):
+        raise DeviceMemoryError(f"no {nbytes} bytes: {os.strerror(ctypes.get_errno())}")
+    if nbytes:
+        allow = mmap.PROT_READ | mmap.PROT_WRITE
+        if system.mprotect(start + GUARD_NBYTES, nbytes, allow):
+            raise DeviceMemoryError(f"no {nbytes} bytes: {os.strerror(ctypes.get_errno())}")
+    return start + GUARD_NBYTES
+
+
+def forbid(address: int, nbytes: int) -> None:
+    """Let no one access these pages."""
+    _system().mprotect(address, nbytes, 0)
+
+
+def _unmap(pages: int, nbytes: int) -> None:
+    _system().munmap(pages - GUARD_NBYTES, nbytes + 2 * GUARD_NBYTES)
