@@ -30,11 +30,13 @@ class Target:
 
     `beta`: the contraction can compute `c = beta * c + a @ b`, so that parameter updates join its
     epilogue. Without it, updates are kernels of their own, and those of parameters of at most
-    `horizontal` elements run together as one flat kernel.
+    `horizontal` elements run together as one flat kernel. `epilogue`: other statements may join a
+    contraction's kernel; without it, as where a library computes products, none does.
     """
 
     name: str
     beta: bool = False
+    epilogue: bool = True
     horizontal: int = 0
     max_statements: int = 128
     single_row: int = 1 << 16  # elements up to which a whole tensor may be reduced as one row
