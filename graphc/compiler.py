@@ -70,7 +70,8 @@ def compile(
     switches = select_rules(rules)
     mode = bool(declared.updates) if training is None else training
     numbers = number_draws(declared.nodes)
-    options = Options(threads, tuple(n.name for n in declared.inputs), numbers)
+    names = tuple(n.name for n in declared.inputs)
+    options = Options(threads, names, numbers, precision=precision)
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
         while True:

@@ -7,21 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphc.backends.base import Availability, Backend
+from graphc.backends.cuda.cuda_backend import CUDA, EMULATOR, cuda
 from graphc.backends.native_backend import NATIVE
 from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import BackendUnavailable, CompileError
 
-PLANNED = {"cuda": "not part of this version"}
-BACKENDS: Mapping[str, Backend] = {NATIVE.name: NATIVE, NUMPY.name: NUMPY}
-ORDER = ("cuda", "native", "numpy")
+BACKENDS: Mapping[str, Backend] = {b.name: b for b in (CUDA, NATIVE, NUMPY, EMULATOR)}
+ORDER = ("cuda", "native", "numpy")  # the emulator is for tests: only by name
 
 
 def devices() -> dict[str, Availability]:
     """Every backend by name: whether it can run here, why not, and what was found."""
-    return {
-        name: BACKENDS[name].probe() if name in BACKENDS else Availability(False, PLANNED[name])
-        for name in ORDER
-    }
+    return {name: BACKENDS[name].probe() for name in ORDER}
 
 
 @dataclass
@@ -50,16 +47,22 @@ def choose(name: str) -> Choice:
         passed = [f"{n} is {found[n].reason}" for n in ORDER if not found[n].usable]
         first, *others = [BACKENDS[n] for n in ORDER if found[n].usable]
         return Choice(first, "; ".join(["auto", *passed]), others)
-    if name.partition(":")[0] not in (*ORDER, "emulator"):
+    backend = _named(name)
+    if backend is None:
         near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(ORDER)}{hint}")
-    if name not in BACKENDS:
-        raise BackendUnavailable(
-            f"backend {name!r} is not part of this version; use backend='auto' or 'numpy'"
-        )
-    backend = BACKENDS[name]
     available = backend.probe()
     if not available.usable:
-        raise BackendUnavailable(f"backend {name!r}: {available.reason}")
+        raise BackendUnavailable(
+            f"backend {name!r}: {available.reason}; or use backend='auto' or 'numpy'"
+        )
     return Choice(backend, f"{name}: as asked for")
+
+
+def _named(name: str) -> Backend | None:
+    """The backend of a name; "cuda:1" is that of the second GPU."""
+    base, colon, number = name.partition(":")
+    if base == CUDA.name and number.isascii() and number.isdigit():
+        return cuda(int(number))
+    return None if colon else BACKENDS.get(name)

@@ -1,0 +1,123 @@
+"""A program printed as CUDA C, loaded, bound to memory and run: replayed or launch by launch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphc.backends.base import Options
+from graphc.backends.cuda.device import Device
+from graphc.backends.cuda.launching import Launches
+from graphc.backends.cuda.memory import DeviceMemory
+from graphc.backends.cuda.ways import (
+    FUNCTIONS,
+    Direct,
+    Parts,
+    Replayed,
+    is_replayed,
+    reason,
+    results_of,
+)
+from graphc.codegen.launches import Launch
+from graphc.codegen.sources import splice
+from graphc.ir.philox import MASK, Draws
+from graphc.schedule.records import Program
+
+STATE_NBYTES = 16
+STEP = '#include "step.cuh"\n'
+
+
+class Printed(Protocol):
+    """A program as text, and what to launch of it; `partials`: bytes of its scratch buffers."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def kernel_sources(self) -> tuple[str, ...]: ...
+
+    @property
+    def launches(self) -> tuple[Launch, ...]: ...
+
+    @property
+    def partials(self) -> tuple[int, ...]: ...
+
+
+class CudaRunner:
+    """A program on a device."""
+
+    def __init__(
+        self, program: Program, printed: Printed, options: Options, device: Device
+    ) -> None:
+        self.device = device
+        self.source, self.kernel_sources = printed.text, printed.kernel_sources
+        self._kernel_of = [launch.kernel for launch in printed.launches]
+        self._state: tuple[int, int] | None = None  # seed and step that the device has
+        self._reason = reason(program)
+        with device.active():
+            functions = device.load(splice(f"{printed.text}\n{STEP}"))
+            launches = Launches(device, printed.launches, functions)
+        self.memory = DeviceMemory(program, device, options, printed.partials)
+        self._parts = Parts(
+            program, device, self.memory, launches,
+            {name: functions(name) for name in FUNCTIONS},
+            tuple((options.inputs.index(n.name), n) for n in program.schedule.graph.inputs),
+            results_of(program),
+            bool(options.numbers), self.memory.rooms.take(STATE_NBYTES),
+        )  # fmt: skip
+        self._way = (Replayed if is_replayed(program) else Direct)(self._parts)
+        self.memory.allocate()
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes beside the arena and the parameters: scratch, constants, slots, tables."""
+        return self.memory.rooms.nbytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether steps are replayed, and why."""
+        return (self._way.why_not or self._reason,)
+
+    def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
+        with self.memory.held(), self._counting(draws, 1):
+            return self._way.run(inputs)
+
+    def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
+        """`count` steps, on the slices of the inputs along their leading axis."""
+        with self.memory.held(), self._counting(draws, count):
+            return self._way.run_many(inputs, count)
+
+    def time_kernels(self, inputs: Sequence[Any], draws: Draws, repeat: int) -> list[list[float]]:
+        """The device's seconds for each kernel in each of `repeat` runs, its launches added up."""
+        found = [[0.0] * repeat for _ in self.kernel_sources]
+        for run in range(repeat):
+            with self.memory.held(), self._counting(draws, 0):
+                seconds = self._way.time(inputs)
+            for kernel, taken in zip(self._kernel_of, seconds, strict=True):
+                found[kernel][run] += taken
+        return found
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        with self.device.active():
+            self.device.synchronize()
+
+    @contextmanager
+    def unchanged(self) -> Generator[None]:
+        """Parameters have their old values at its end, whatever ran meanwhile."""
+        with self.memory.unchanged():
+            yield
+
+    @contextmanager
+    def _counting(self, draws: Draws, steps: int) -> Generator[None]:
+        """The device has the state of these draws, and has counted so many steps at the end."""
+        if self._parts.draws and self._state != (draws.seed, draws.step):
+            words = [draws.seed & MASK, draws.seed >> 32, draws.step & MASK, draws.step >> 32]
+            address = self.memory.address(self._parts.state)
+            self.device.upload(address, np.array(words, np.uint32))
+        self._state = None
+        yield
+        self._state = draws.seed, draws.step + steps

@@ -1,0 +1,422 @@
+"""Two ways to run a step: as one recording over fixed slots, or launch by launch over the caller's
+arrays.
+
+A recording costs the host one launch, but arrays that change with each call must be copied into
+slots and out of them. Large ones cost more to copy than launches do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphc.backends.cuda.arrays import DeviceArray
+from graphc.backends.cuda.device import Block, Device, Recording
+from graphc.backends.cuda.launching import Call, Launches
+from graphc.backends.cuda.memory import ALIGNMENT, DeviceMemory
+from graphc.backends.cuda.staging import WORD, Berth, Staging
+from graphc.backends.interrupts import uninterrupted
+from graphc.codegen.tables import Slot
+from graphc.ir.node import Node
+from graphc.ir.op import Kind
+from graphc.ir.tensor_type import DType
+from graphc.report.notation import nbytes_text
+from graphc.schedule.records import Buffer, Program, Region, buffer_nbytes
+
+COPIED = 1 << 20  # bytes: up to here copying inputs and results costs less than many launches
+SHARE = 20  # or up to one part in so many of all bytes that the kernels move
+TOGETHER = 16  # steps in a recording of many
+THREADS = 256
+FUNCTIONS = ("gx_fetch", "gx_deliver", "gx_advance")  # of kernels/step.cuh
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call returns: a buffer under a shape. `early`: as it was before the first launch."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    dtype: DType
+    nbytes: int
+    early: bool
+
+
+def results_of(program: Program) -> tuple[Result, ...]:
+    """The results in order; those that are sources show old values of parameters."""
+    return tuple(
+        Result(buffer, shape, buffer.dtype, buffer_nbytes(buffer),
+               isinstance(buffer, Node) and buffer.op.kind is Kind.SOURCE)
+        for _, buffer, shape in program.results
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a way of running needs: the bound program, where it lies, and who calls it."""
+
+    program: Program
+    device: Device
+    memory: DeviceMemory
+    launches: Launches
+    functions: Mapping[str, Any]  # those of step.cuh
+    inputs: tuple[tuple[int, Node], ...]  # with their positions in a call
+    results: tuple[Result, ...]
+    draws: bool
+    state: int  # the offset of the state of the draws
+
+    def fresh(self, *lead: int) -> tuple[list[Any], list[int]]:
+        """New arrays for the results, and their addresses."""
+        made = [self.device.fresh((*lead, *r.shape), r.dtype) for r in self.results]
+        return [array for array, _ in made], [address for _, address in made]
+
+    def run(self, step: Call) -> None:
+        """Do what updates parameters; if it fails midway, their values count as lost."""
+        try:
+            if self.memory.updates:
+                uninterrupted(step)
+            else:
+                step()
+        except BaseException as error:
+            self.memory.invalidate(error)
+            raise
+
+
+class Way(Protocol):
+    """A way to run. Everything is called while the memory is held."""
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """One step."""
+        ...
+
+    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
+        """One step for each index of the leading axes."""
+        ...
+
+    def time(self, inputs: Sequence[Any]) -> list[float]:
+        """One step without results and without counting it: the seconds of each launch."""
+        ...
+
+
+def is_replayed(program: Program) -> bool:
+    """Whether copying inputs into slots and results out of them is worth it."""
+    copied, moved = _traffic(program)
+    return copied <= max(COPIED, moved // SHARE)
+
+
+def reason(program: Program) -> str:
+    """The same in words."""
+    copied, moved = _traffic(program)
+    way = "replayed as one recording" if is_replayed(program) else "launch by launch"
+    return (
+        f"{way}: {nbytes_text(copied)} of inputs and results beside {nbytes_text(moved)} that "
+        "kernels move"
+    )
+
+
+def _traffic(program: Program) -> tuple[int, int]:
+    """Bytes of inputs and results, and bytes that the kernels move."""
+    copied = sum(n.type.nbytes for n in program.schedule.graph.inputs)
+    copied += sum(buffer_nbytes(buffer) for _, buffer, _ in program.results)
+    return copied, sum(kernel.nbytes for kernel in program.kernels)
+
+
+def in_turn(calls: Sequence[Call]) -> None:
+    """Call one after another."""
+    for call in calls:
+        call()
+
+
+def timed(device: Device, calls: Sequence[Call]) -> list[float]:
+    """The same; the device's seconds for each."""
+    events = [device.event() for _ in range(len(calls) + 1)]
+    events[0].record()
+    for call, event in zip(calls, events[1:], strict=True):
+        call()
+        event.record()
+    device.synchronize()
+    return [end.seconds_since(start) for start, end in pairwise(events)]
+
+
+# -- one recording
+
+
+class InTurn:
+    """What is replayed where nothing can be recorded: the same calls, one after another."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+
+    def replay(self) -> None:
+        in_turn(self.calls)
+
+
+class Replayed:
+    """Steps as recordings: fetch inputs, deliver early results, launch, deliver the others, count.
+
+    The first step runs call by call, because libraries load lazily what no recording may load; and
+    all of them do where recording fails, which `why_not` then tells.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.why_not = parts, ""
+        self.early = [r for r in parts.results if r.early]
+        self.late = [r for r in parts.results if not r.early]
+        nodes = [node for _, node in parts.inputs]
+        self.staging = Staging(1 + len(nodes) + len(parts.results), nodes)
+        memory = parts.memory
+        self._base = memory.rooms.take(self.staging.nbytes)
+        for node in nodes:
+            if node in self.staging.offsets:
+                memory.place(node, self._base + self.staging.offsets[node])
+            else:
+                memory.give_room(node)
+        for buffer in memory.buffers(Region.RESULT):
+            memory.give_room(buffer)
+        self._rooms = memory.rooms.take(2 * WORD * self.staging.words)
+        self._version = -1
+        self._ran = False
+        self._recordings: dict[tuple[int, bool], Recording] = {}
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        arrays, addresses = self.parts.fresh()
+        recording = self._recording(1, counting=False)
+        berth = self._stage(inputs, addresses)
+        self.parts.run(recording.replay)
+        self._ran = True
+        berth.event.record()
+        return arrays
+
+    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
+        given = [_on_device(self.parts.device, array) for array in inputs]
+        arrays, addresses = self.parts.fresh(count)
+        berth = self._stage(given, addresses)
+
+        def steps() -> None:
+            left = count
+            while left:
+                together = TOGETHER if self._ran and left >= TOGETHER else 1
+                self._recording(together, counting=True).replay()
+                self._ran = True
+                left -= together
+
+        self.parts.run(steps)
+        berth.event.record()
+        return arrays
+
+    def time(self, inputs: Sequence[Any]) -> list[float]:
+        fetch, deliver, launches, _ = self._calls()
+        berth = self._stage(inputs, [0] * len(self.parts.results))
+        found: list[float] = []
+
+        def step() -> None:
+            in_turn([*fetch, *deliver])
+            found.extend(timed(self.parts.device, launches))
+
+        self.parts.run(step)
+        berth.event.record()
+        return found
+
+    # -- before the replay
+
+    def _stage(self, inputs: Sequence[Any], addresses: Sequence[int]) -> Berth:
+        """Tell the step where the caller's arrays are, and upload what comes from the host."""
+        parts, staging = self.parts, self.staging
+        berth = staging.take(parts.device)
+        end = staging.table_nbytes
+        for word, (position, node) in enumerate(parts.inputs, 1):
+            given = inputs[position]
+            if isinstance(given, DeviceArray):
+                berth.words[word] = given.address
+                berth.keep.append(given.keep)
+            elif node in berth.slots:
+                berth.slots[node][...] = given
+                end = staging.end(node)  # the slots are in this order
+            elif given.nbytes:
+                parts.device.upload(parts.memory.at[node], np.ascontiguousarray(given))
+        by_kind = [a for early in (True, False)
+                   for r, a in zip(parts.results, addresses, strict=True)
+                   if r.early is early]  # fmt: skip
+        berth.words[1 + len(parts.inputs) :] = by_kind
+        parts.device.upload(parts.memory.address(self._base), berth.block[:end])
+        return berth
+
+    # -- recordings
+
+    def _recording(self, steps: int, counting: bool) -> Recording:
+        """A number of steps, which the device counts if there are draws or several steps."""
+        fetch, deliver, launches, after = self._calls()
+        found = self._recordings.get((steps, counting))
+        if found is not None:
+            return found
+        step = [*fetch, *deliver, *launches, *after]
+        if counting or self.parts.draws:
+            step.append(self._advance)
+        if not self._ran:
+            return InTurn(step * steps)
+        found = self._recordings[steps, counting] = self._recorded(step * steps)
+        return found
+
+    def _recorded(self, calls: Sequence[Call]) -> Recording:
+        if self.why_not:
+            return InTurn(calls)
+        try:
+            with self.parts.device.record() as recorder:
+                in_turn(calls)
+            return recorder.recording
+        except Exception as error:  # whatever a driver says: launches work all the same
+            self.why_not = f"launch by launch, as recording failed: {error}"
+            return InTurn(calls)
+
+    def _calls(self) -> tuple[list[Call], list[Call], list[Call], list[Call]]:
+        """Fetching, early delivery, launches, late delivery: bound to where everything lies."""
+        memory = self.parts.memory
+        if self._version != memory.version:
+            self._recordings.clear()
+            self._bound = self._bind()
+            self._version = memory.version
+        return self._bound
+
+    def _bind(self) -> tuple[list[Call], list[Call], list[Call], list[Call]]:
+        parts, at = self.parts, self.parts.memory.at
+        table, rooms = parts.memory.address(self._base), parts.memory.address(self._rooms)
+        groups: list[list[Buffer]] = [
+            [node for _, node in parts.inputs],
+            [r.buffer for r in self.early],
+            [r.buffer for r in self.late],
+        ]
+        entries = [(at[b], buffer_nbytes(b)) for group in groups for b in group]
+        if entries:
+            parts.device.upload(rooms, np.array(entries, np.int64))
+        calls: list[list[Call]] = []
+        first = 0
+        for group, name in zip(groups, ("gx_fetch", "gx_deliver", "gx_deliver"), strict=True):
+            arguments = (
+                rooms + 2 * WORD * first, table + WORD * (1 + first), table, len(group)
+            )  # fmt: skip
+            nbytes = sum(map(buffer_nbytes, group))
+            calls.append([self._mover(name, arguments, nbytes)] if nbytes else [])
+            first += len(group)
+        state = parts.memory.address(parts.state)
+        self._advance = parts.device.launcher(parts.functions["gx_advance"], 1, 1, (state, table))
+        return calls[0], calls[1], parts.launches.bind(at, state), calls[2]
+
+    def _mover(self, name: str, arguments: Sequence[int], nbytes: int) -> Call:
+        """A launch that copies so many bytes, 16 with each thread in a go."""
+        device = self.parts.device
+        blocks = min(-(-nbytes // (16 * THREADS)), 2 * device.facts.multiprocessors)
+        return device.launcher(self.parts.functions[name], blocks, THREADS, arguments)
+
+
+def _on_device(device: Device, array: Any) -> DeviceArray:
+    """An array with a leading axis where the device can fetch from it."""
+    if isinstance(array, DeviceArray):
+        return array
+    copy, address = device.fresh(array.shape, array.dtype)
+    if array.nbytes:
+        device.upload(address, np.ascontiguousarray(array))
+    return DeviceArray(address, array.shape, array.dtype, copy)
+
+
+# -- launch by launch
+
+
+class Direct:
+    """Launches one by one, with the addresses of the caller's arrays. Those that are not aligned,
+    and what comes from the host, go through slots, allocated when first needed."""
+
+    why_not = ""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._slots: dict[Buffer, Block] = {}
+        self._index = parts.memory.rooms.take(WORD)
+        self._kept: list[list[Any]] = [[], []]  # the caller's arrays of the latest calls
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        arrays, addresses = self.parts.fresh()
+        self._step(inputs, addresses)
+        self._keep(inputs)
+        return arrays
+
+    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
+        arrays, addresses = self.parts.fresh(count)
+        sizes = [result.nbytes for result in self.parts.results]
+        for i in range(count):
+            targets = [a + i * nbytes for a, nbytes in zip(addresses, sizes, strict=True)]
+            self._step([array[i] for array in inputs], targets)
+        self._keep(inputs)
+        return arrays
+
+    def time(self, inputs: Sequence[Any]) -> list[float]:
+        parts = self.parts
+        arrays, addresses = parts.fresh()
+        _, launches, _ = self._calls(inputs, addresses)
+        found: list[float] = []
+        parts.run(lambda: found.extend(timed(parts.device, launches)))
+        del arrays  # until here the launches wrote to them
+        return found
+
+    def _step(self, inputs: Sequence[Any], targets: Sequence[int]) -> None:
+        before, launches, after = self._calls(inputs, targets)
+        if self.parts.draws:
+            after.append(self._advance())
+        self.parts.run(lambda: in_turn([*before, *launches, *after]))
+
+    def _calls(
+        self, inputs: Sequence[Any], targets: Sequence[int]
+    ) -> tuple[list[Call], list[Call], list[Call]]:
+        """Early results, launches, and what is left to be copied into results."""
+        parts = self.parts
+        at: dict[Slot, int] = dict(parts.memory.at)
+        for position, node in parts.inputs:
+            at[node] = self._given(node, inputs[position])
+        results = list(zip(parts.results, targets, strict=True))
+        wanted = {r.buffer: a for r, a in results if _is_aligned(a)}
+        for buffer in parts.memory.buffers(Region.RESULT):
+            at[buffer] = wanted[buffer] if buffer in wanted else self._slot(buffer)
+        launches = parts.launches.bind(at, parts.memory.address(parts.state))
+        early = [self._copy(a, at[r.buffer], r.nbytes) for r, a in results if r.early]
+        late = [self._copy(a, at[r.buffer], r.nbytes) for r, a in results
+                if not r.early and a != at[r.buffer]]  # fmt: skip
+        return early, launches, late
+
+    def _given(self, node: Node, given: Any) -> int:
+        """Where an input is for this step."""
+        device = self.parts.device
+        if isinstance(given, DeviceArray):
+            if _is_aligned(given.address):
+                return given.address
+            slot = self._slot(node)
+            if given.nbytes:
+                device.copy(slot, given.address, given.nbytes)
+            return slot
+        slot = self._slot(node)
+        if given.nbytes:
+            device.upload(slot, np.ascontiguousarray(given))
+        return slot
+
+    def _slot(self, buffer: Buffer) -> int:
+        if buffer not in self._slots:
+            self._slots[buffer] = self.parts.device.allocate(max(1, buffer_nbytes(buffer)))
+        return self._slots[buffer].address
+
+    def _copy(self, to: int, source: int, nbytes: int) -> Call:
+        copy: Callable[[int, int, int], None] = self.parts.device.copy
+        return lambda: copy(to, source, nbytes) if nbytes else None
+
+    def _advance(self) -> Call:
+        parts = self.parts
+        arguments = (parts.memory.address(parts.state), parts.memory.address(self._index))
+        return parts.device.launcher(parts.functions["gx_advance"], 1, 1, arguments)
+
+    def _keep(self, inputs: Sequence[Any]) -> None:
+        """The device may still be reading: two calls later it has the arrays no more."""
+        self._kept = [self._kept[1], list(inputs)]
+
+
+def _is_aligned(address: int) -> bool:
+    return address % ALIGNMENT == 0
