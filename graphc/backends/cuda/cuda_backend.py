@@ -10,9 +10,13 @@ import numpy as np
 
 from graphc.backends.base import Availability, Backend, Options, Runner
 from graphc.backends.cuda.arrays import admit_on, fetch_from
+from graphc.backends.cuda.cupy_device import cupy_device, probe
 from graphc.backends.cuda.device import Device
 from graphc.backends.cuda.eager import EagerRunner
+from graphc.backends.cuda.emulated_device import EmulatedDevice
+from graphc.backends.cuda.emulated_module import compiler_details
 from graphc.backends.cuda.runner import CudaRunner, Printed
+from graphc.codegen.cuda import print_program
 from graphc.errors import BackendUnavailable
 from graphc.ir.tensor_type import TensorType
 from graphc.schedule.records import Program, Target
@@ -62,40 +66,36 @@ def backend_on(
 
 def _print(program: Program, options: Options) -> Printed:
     """The program as CUDA C."""
-    raise BackendUnavailable("the CUDA dialect is not part of this version")
-
-
-@cache
-def _gpu(number: int) -> Device:
-    raise BackendUnavailable(f"device {number}: not part of this version")
+    return print_program(program, options.numbers, options.sizes, options.precision)
 
 
 @cache
 def _emulator() -> Device:
-    raise BackendUnavailable("not part of this version")
-
-
-def _probe_gpu(number: int) -> Availability:
-    """Whether a GPU can be used, why not, and what was found. Never raises."""
-    try:
-        _gpu(number)
-    except BackendUnavailable:
-        return Availability(False, "not part of this version")
-    return Availability(True, "there")
+    return EmulatedDevice()
 
 
 def _probe_emulator() -> Availability:
     try:
-        _emulator()
+        return Availability(True, "a C++ compiler is there", compiler_details())
     except BackendUnavailable as error:
         return Availability(False, str(error))
-    return Availability(True, "a C++ compiler is there")
+
+
+def _probe_gpu(number: int) -> Availability:
+    """Whether a GPU can be used, why not, and what was found. Never raises."""
+    found = probe()
+    if found.usable and number:
+        try:
+            cupy_device(number)
+        except BackendUnavailable as error:
+            return Availability(False, str(error), found.details)
+    return found
 
 
 def cuda(number: int = 0) -> Backend:
     """The backend of one GPU: "cuda" or "cuda:0", "cuda:1", ..."""
     name = f"cuda:{number}" if number else "cuda"
-    return backend_on(name, partial(_gpu, number), partial(_probe_gpu, number), _print)
+    return backend_on(name, partial(cupy_device, number), partial(_probe_gpu, number), _print)
 
 
 CUDA = cuda()

@@ -10,15 +10,18 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from graphc.backends.cuda.cublaslt import WORKSPACE_NBYTES, CublasLt, Multiplier
 from graphc.backends.cuda.device import Event, Facts
 from graphc.backends.cuda.emulated_memory import EmulatedBlock, EmulatorError, Memory, view
 from graphc.backends.cuda.emulated_module import ORDERS, Kernel, Module
+from graphc.backends.cuda.libraries import load_stand_in
 from graphc.codegen.launches import Product
-from graphc.ir.tensor_type import FLOAT64, DType, as_dtype
+from graphc.ir.tensor_type import DType, as_dtype
 
 Work = Callable[[], None]
 
@@ -128,10 +131,18 @@ class EmulatedDevice:
         return lambda: self._do(work)
 
     def multiplier(self, product: Product) -> Callable[[int, int, int, int], None]:
-        def multiply(a: int, b: int, c: int, bias: int) -> None:
-            self._do(lambda: _multiply(self.memory, product, a, b, c, bias))
+        """The binding of cuBLASLt is the GPU's; what it calls stands in for the library."""
+        workspace = self._workspace
+        multiply = Multiplier(
+            self._products, product, (workspace.address, workspace.nbytes), lambda: 0
+        )
 
-        return multiply
+        def work(a: int, b: int, c: int, bias: int) -> None:
+            for address, nbytes in zip((a, b, c), extents(product), strict=True):
+                self.memory.check(address, nbytes, "an operand of a product")
+            multiply(a, b, c, bias)
+
+        return lambda a, b, c, bias: self._do(partial(work, a, b, c, bias))
 
     @contextmanager
     def record(self) -> Generator[EmulatedRecorder]:
@@ -151,6 +162,14 @@ class EmulatedDevice:
 
     def active(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    @cached_property
+    def _products(self) -> CublasLt:
+        return CublasLt(load_stand_in())
+
+    @cached_property
+    def _workspace(self) -> EmulatedBlock:
+        return self.allocate(WORKSPACE_NBYTES)
 
     def _do(self, work: Work) -> None:
         """Do it, or record it."""
@@ -230,44 +249,16 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
 
-# -- matrix products, by NumPy
-
-
-def _multiply(memory: Memory, product: Product, a: int, b: int, c: int, bias: int) -> None:
+def extents(product: Product) -> tuple[int, int, int]:
+    """Bytes from the first to the last element of a, b and c."""
     p = product
-    given, result = as_dtype(p.dtype), as_dtype(p.result)
-    wide = FLOAT64 if given == FLOAT64 else np.dtype(np.float32)
-    a_shape, b_shape = (p.k, p.m) if p.a_transposed else (p.m, p.k), (p.k, p.n)
-    b_shape = (p.n, p.k) if p.b_transposed else b_shape
-    x = _stack(memory, a, given, p.batch, a_shape, p.a_row, p.a_step).astype(wide)
-    y = _stack(memory, b, given, p.batch, b_shape, p.b_row, p.b_step).astype(wide)
-    x = x.swapaxes(1, 2) if p.a_transposed else x
-    y = y.swapaxes(1, 2) if p.b_transposed else y
-    z = _stack(memory, c, result, p.batch, (p.m, p.n), p.c_row, p.c_step)
-    values = wide.type(p.alpha) * (x @ y)
-    if p.beta:  # else c may hold anything, NaN included
-        values += wide.type(p.beta) * z.astype(wide)
-    if "bias" in p.epilogue:
-        values += _stack(memory, bias, result, 1, (1, p.n), p.n, 0).astype(wide)
-    if "relu" in p.epilogue:
-        values = np.maximum(values, 0)
-    z[...] = values.astype(result)
-
-
-def _stack(
-    memory: Memory,
-    address: int,
-    dtype: DType,
-    batch: int,
-    shape: tuple[int, int],
-    row: int,
-    step: int,
-) -> np.ndarray:
-    """The matrices [batch, rows, columns] at an address; strides in elements."""
-    if 0 in (batch, *shape):
-        return np.empty((batch, *shape), dtype)
-    count = (batch - 1) * step + (shape[0] - 1) * row + shape[1]
-    memory.check(address, count * dtype.itemsize, "an operand of a product")
-    elements = view(address, count * dtype.itemsize).view(dtype)
-    strides = (step * dtype.itemsize, row * dtype.itemsize, dtype.itemsize)
-    return np.lib.stride_tricks.as_strided(elements, (batch, *shape), strides)
+    stored = (
+        ((p.k, p.m) if p.a_transposed else (p.m, p.k), p.a_row, p.a_step, p.dtype),
+        ((p.n, p.k) if p.b_transposed else (p.k, p.n), p.b_row, p.b_step, p.dtype),
+        ((p.m, p.n), p.c_row, p.c_step, p.result),
+    )
+    a, b, c = (
+        ((p.batch - 1) * step + (rows - 1) * row + columns) * as_dtype(dtype).itemsize
+        for (rows, columns), row, step, dtype in stored
+    )
+    return a, b, c

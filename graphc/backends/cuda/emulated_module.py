@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from graphc.backends.cuda.emulated_memory import (
     forbid,
     guarded,
 )
-from graphc.backends.toolchain import Language, Toolchain, compile_object, find_toolchain
+from graphc.backends.toolchain import Language, Toolchain, compile_object, details, find_toolchain
 from graphc.codegen.sources import read
 from graphc.errors import BackendUnavailable
 
@@ -226,6 +226,11 @@ def _numbered(text: str) -> dict[int, str]:
         lines[number] = line
         number += 1
     return lines
+
+
+def compiler_details() -> Mapping[str, str]:
+    """What was found; raises BackendUnavailable if there is no C++ compiler that works."""
+    return details(_toolchain(), object_cache())
 
 
 def _toolchain() -> Toolchain:
