@@ -20,7 +20,7 @@ import numpy as np
 
 from graphc.backends.base import Availability
 from graphc.backends.cuda.cublaslt import WORKSPACE_NBYTES, CublasLt, Multiplier, Plan
-from graphc.backends.cuda.device import DeviceError, DeviceMemoryError, Facts
+from graphc.backends.cuda.device import DeviceError, DeviceMemoryError, Event, Facts
 from graphc.backends.cuda.libraries import load_library
 from graphc.backends.cuda.nvrtc import compile_cubin, nvrtc
 from graphc.codegen.launches import Product
@@ -70,11 +70,13 @@ class _Recorder:
 class _Event:
     """An event of CUDA, recorded on the current stream."""
 
-    __slots__ = ("_elapsed", "event", "record")
+    __slots__ = ("_elapsed", "event")
 
     def __init__(self, cuda: Any) -> None:
         self.event, self._elapsed = cuda.Event(), cuda.get_elapsed_time
-        self.record: Callable[[], None] = self.event.record
+
+    def record(self) -> None:
+        self.event.record()
 
     def wait(self) -> None:
         try:
@@ -135,8 +137,12 @@ class CupyDevice:
         self._marked = False  # whether the event `_mark` lies behind that work
         self._recording = False
 
-    @cached_property
+    @property
     def facts(self) -> Facts:
+        return self._facts
+
+    @cached_property
+    def _facts(self) -> Facts:
         found = self._properties
         gib = found["totalGlobalMem"] / 2**30
         return Facts(
@@ -301,7 +307,7 @@ class CupyDevice:
         graph.upload()
         recorder.recording = _Recording(graph)
 
-    def event(self) -> _Event:
+    def event(self) -> Event:
         return _Event(self._cuda)
 
     def synchronize(self) -> None:
