@@ -13,6 +13,7 @@ import graphc as gx
 from graphc import backends
 from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
+from graphc.backends.cuda import nvrtc as nvrtc_module
 
 settings.register_profile("graphc", deadline=None, derandomize=True)
 settings.load_profile("graphc")
@@ -63,6 +64,15 @@ def native() -> None:
     found = gx.devices()["native"]
     if not found.usable:
         pytest.skip(f"native: {found.reason}")
+
+
+@pytest.fixture
+def nvrtc() -> None:
+    """Skips the test, saying why, where NVRTC is not installed."""
+    try:
+        nvrtc_module.nvrtc()
+    except gx.BackendUnavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["numpy", "native"])

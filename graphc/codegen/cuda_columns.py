@@ -25,6 +25,7 @@ TILE = 32  # columns of a block
 DEPTH = THREADS // TILE  # threads of a column
 WANTED = 1024  # blocks that keep a large device busy
 MOST_CHUNKS = 128
+CHEAP = 16.0  # cost of an element up to which several rows are taken at a time
 CHUNK_ROWS = 64  # rows of a chunk, at least
 
 _Loops = tuple[Sequence[int], Sequence[int], int]
@@ -167,10 +168,14 @@ class _Columns:
         body = lanes.lines(scope, draws)
         return [
             *self._begin(), *bounds, "if (active) {", *self.outer.lines,
-            "#pragma unroll 4",
-            f"for ({kind} {v} = {start}; {v} < {last}; {v} += {DEPTH}) {{",
+            *self._unroll(), f"for ({kind} {v} = {start}; {v} < {last}; {v} += {DEPTH}) {{",
             *places, *body, "}", "}", *self._join(),
         ]  # fmt: skip
+
+    def _unroll(self) -> list[str]:
+        """Several rows at a time keep more loads on their way, where that costs few registers."""
+        cost = sum(s.node.op.cost for s in self.kernel.statements if not s.is_copy)
+        return ["#pragma unroll 4"] if cost < CHEAP else []
 
     def _begin(self) -> list[str]:
         return [
