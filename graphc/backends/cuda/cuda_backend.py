@@ -62,7 +62,10 @@ def backend_on(
 
 def _print(program: Program, options: Options) -> Printed:
     """The program as CUDA C."""
-    raise BackendUnavailable("the CUDA dialect is not part of this version")
+    raise BackendUnavailable(
+        f"the CUDA dialect is not part of this version: {len(program.kernels)} kernels in "
+        f"{options.precision} cannot be printed"
+    )
 
 
 @cache
