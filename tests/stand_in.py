@@ -371,6 +371,7 @@ def _function(
     device: StandIn, kernels: Kernels, number: int, buffers: Sequence[Buffer]
 ) -> Callable[..., None]:
     def function(state: int, *addresses: int) -> None:
+        assert all(address % 256 == 0 for address in addresses)
         words = [int(w) for w in device.bytes_at(state, 16).view(np.uint32)]
         draws = Draws(words[0] | words[1] << 32, words[2] | words[3] << 32, kernels.draws.numbers)
         arrays = {

