@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from stand_in import StandIn, stand_in_backend
 
 import graphc as gx
 from graphc import backends
@@ -88,3 +89,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Native programs are shared among threads however little there is to do."""
     monkeypatch.setattr(native_parts, "GRAIN", 1e-15)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """A device that stands in for a GPU: backend "stand-in"."""
+    made = StandIn()
+    known = {**backends.BACKENDS, made.name: stand_in_backend(made)}
+    monkeypatch.setattr(backends, "BACKENDS", known)
+    return made

@@ -8,6 +8,8 @@ was given back is found, too.
 from __future__ import annotations
 
 import bisect
+import ctypes
+import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.device import DeviceMemoryError, Event, Facts
 from graphc.backends.numpy_backend import NumpyRunner
 from graphc.codegen.launches import Address, KernelLaunch, Launch, Product, State
+from graphc.errors import BackendUnavailable
 from graphc.ir.philox import Draws
 from graphc.ir.storage import aligned_empty
 from graphc.ir.tensor_type import DType
@@ -109,6 +112,7 @@ class StandIn:
         self.recording: list[Work] | None = None
         self.replays = self.uploads = self.worked = self.active_contexts = 0
         self.faults: list[BaseException] = []  # raised by launches that are asked for
+        self._lock = threading.RLock()
         self._living: dict[int, np.ndarray] = {}
         self._starts: list[int] = []
         self.used = 0
@@ -193,8 +197,9 @@ class StandIn:
     def array(self, value: Any) -> Remote:
         """A NumPy array on the device."""
         value = np.ascontiguousarray(value).reshape(np.shape(value))
-        remote, address = self.fresh(value.shape, value.dtype)
-        self.upload(address, value)
+        with self.active():
+            remote, address = self.fresh(value.shape, value.dtype)
+            self.upload(address, value)
         return remote
 
     # -- work
@@ -235,7 +240,8 @@ class StandIn:
         return multiply
 
     def _multiply(self, p: Product, a: int, b: int, c: int, bias: int) -> None:
-        assert not (p.a_transposed or p.b_transposed or p.epilogue or bias)
+        plain = (p.a_transposed, p.b_transposed, p.epilogue, bias)
+        assert plain == (False, False, "", 0)
         left = self.bytes_at(a, p.m * p.k * 4).view(np.float32).reshape(p.m, p.k)
         right = self.bytes_at(b, p.k * p.n * 4).view(np.float32).reshape(p.k, p.n)
         out = self.bytes_at(c, p.m * p.n * 4).view(np.float32).reshape(p.m, p.n)
@@ -258,11 +264,12 @@ class StandIn:
 
     @contextmanager
     def active(self) -> Generator[None]:
-        self.active_contexts += 1
-        try:
-            yield
-        finally:
-            self.active_contexts -= 1
+        with self._lock:
+            self.active_contexts += 1
+            try:
+                yield
+            finally:
+                self.active_contexts -= 1
 
     def _outside_recordings(self) -> None:
         assert self.active_contexts
@@ -286,8 +293,33 @@ class StandIn:
             self.bytes_at(given + step * nbytes, nbytes)[...] = self.bytes_at(address, nbytes)
 
     def _advance(self, state: int, index: int) -> None:
-        self.bytes_at(state + 8, 8).view(np.uint64)[0] += np.uint64(1)
-        self.bytes_at(index, 8).view(np.int64)[0] += 1
+        for counter in (self.bytes_at(state + 8, 8), self.bytes_at(index, 8)):
+            counter.view(np.uint64)[:] += np.uint64(1)
+
+
+class NumpyStandIn(StandIn):
+    """A device that compiles nothing, and has NumPy for its array module. Its work is done at once,
+    since nobody waits before looking at a NumPy array."""
+
+    xp = np
+
+    def load(self, text: str) -> Callable[[str], Any]:
+        raise BackendUnavailable(f"no compiler of kernels for {len(text)} characters")
+
+    def do(self, work: Work) -> None:
+        super().do(work)
+        self.synchronize()
+
+    def bytes_at(self, address: int, nbytes: int) -> np.ndarray:
+        memory = (ctypes.c_char * nbytes).from_address(address) if nbytes else b""
+        return np.frombuffer(memory, np.uint8)
+
+    def admit(self, value: Any) -> tuple[int, tuple[int, ...], DType, Any] | None:
+        return (value.ctypes.data, value.shape, value.dtype, value)
+
+    def fresh(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
+        array = np.empty(shape, dtype)
+        return array, array.ctypes.data
 
 
 class Pinned(np.ndarray):
@@ -339,6 +371,7 @@ def _function(
     device: StandIn, kernels: Kernels, number: int, buffers: Sequence[Buffer]
 ) -> Callable[..., None]:
     def function(state: int, *addresses: int) -> None:
+        assert all(address % 256 == 0 for address in addresses)
         words = [int(w) for w in device.bytes_at(state, 16).view(np.uint32)]
         draws = Draws(words[0] | words[1] << 32, words[2] | words[3] << 32, kernels.draws.numbers)
         arrays = {

@@ -41,8 +41,7 @@ class EagerRunner:
         self._kernel_of = {n: i for i, kernel in enumerate(program.kernels) for n in kernel.nodes}
         self._inputs = [(options.inputs.index(n.name), n) for n in self.graph.inputs]
         self.parameters = Parameters(program, device, ())
-        with device.active():
-            self.parameters.find()
+        self.parameters.find()
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
         with self.parameters.held():
@@ -119,7 +118,7 @@ class EagerRunner:
         return values
 
     def _one(self, node: Node, values: dict[Node, Any], draws: Draws) -> Any:
-        return evaluate_all((node,), values, self.xp, draws)[node]
+        return evaluate_all((*node.inputs, node), values, self.xp, draws)[node]
 
     # -- arrays
 

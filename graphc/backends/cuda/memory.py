@@ -100,7 +100,7 @@ class DeviceMemory(Parameters):
             for buffer in self._constants:
                 if buffer_nbytes(buffer):
                     self.device.upload(self.at[buffer], constant_value(buffer))
-            self.find()
+        self.find()
 
     def find(self) -> None:
         """Look up where parameters and temporaries are."""

@@ -108,8 +108,7 @@ class Parameters:
     def _look_again(self) -> None:
         """Parameters moved, or a value became invalid."""
         before = dict(self.at)
-        with self.device.active():
-            self.find()
+        self.find()
         if before != self.at:
             self.version += 1
 
@@ -129,7 +128,7 @@ class Parameters:
             storages = [p.storage for p in self.params]
             for storage in storages:
                 if not self._is_here(storage):
-                    self._move(storage, self.device.allocate(max(1, storage.array.nbytes)))
+                    self._move(storage, self._room(max(1, storage.array.nbytes)))
             Storage.share_lock(storages)
             changes = Storage.changes
             for param in self.params:
@@ -160,18 +159,25 @@ class Parameters:
             and home.device is self.device
         ):
             return
-        block = self.device.allocate(buffer_nbytes(slab))
-        self.device.fill(block.address, block.nbytes)  # the gaps are computed on, too
+        block = self._room(buffer_nbytes(slab))  # the gaps are computed on, too
         for storage, offset in zip(storages, offsets, strict=True):
             self._move(storage, block, offset)
 
+    def _room(self, nbytes: int) -> Block:
+        """New memory, of zeros."""
+        with self.device.active():
+            block = self.device.allocate(nbytes)
+            self.device.fill(block.address, nbytes)
+            return block
+
     def _move(self, storage: Storage, block: Block, offset: int = 0) -> None:
+        """Take a value to where it is to be. The locks of values come before the device."""
         value = DeviceValue(self.device, block, block.address + offset)
         with storage.locked():
-            here, nbytes = storage.away, storage.array.nbytes
+            here = storage.away
             if isinstance(here, DeviceValue) and here.device is self.device:
-                if nbytes:
-                    self.device.copy(value.address, here.address, nbytes)
+                with self.device.active():
+                    self.device.copy(value.address, here.address, storage.array.nbytes)
             else:
                 if here is not None:
                     here.read(storage.array)
