@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
@@ -55,6 +56,7 @@ def check_dot(source: str) -> None:
 
 @pytest.fixture(scope="module")
 def stages() -> dict[str, Stage]:
+    gc.collect()  # equal nodes of other tests' graphs would be these, made in both places
     outputs, updates = step()
     return dict(gx.compile(outputs, updates=updates, backend="numpy").stages)
 
