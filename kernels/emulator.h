@@ -537,7 +537,7 @@ static unsigned gx_block_at(uint64_t place, uint64_t blocks, uint64_t step)
     return (unsigned)(gx->launch->order == GX_DESCENDING ? blocks - 1 - place : place);
 }
 
-extern "C" GX_HIDDEN char __bss_start[], _end[]; /* by the linker: the shared memory of all kernels */
+extern "C" GX_HIDDEN char __bss_start[], _end[]; /* by the linker: all shared memory */
 
 static void gx_run_block(unsigned block)
 {
@@ -707,7 +707,7 @@ template <class T, class U> static inline auto min(T x, U y) -> decltype(x + y)
     return a != a || b < a ? b : a;
 }
 
-/* -- <math.h>, which costs more time to compile than all of this, with CUDA's overloads for float */
+/* -- <math.h> (which itself takes long to compile) with CUDA's overloads for float */
 
 #define GX_MATH_1(name)                                                                            \
     extern "C" double name(double);                                                                \

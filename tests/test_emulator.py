@@ -1,5 +1,7 @@
 """The emulated device: right kernels give what NumPy gives, and wrong ones are found and named."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -215,11 +217,11 @@ FUNCTIONS = """\
 extern "C" __global__ void functions(float x, double y, float *f, double *d, int *i)
 {
     f[0] = __uint_as_float(__float_as_uint(x) + 1), f[1] = __int_as_float(__float_as_int(x) - 1);
-    f[2] = __fmaf_rn(x, x, -1), f[3] = min(x, __int_as_float(0x7fc00000)), f[4] = exp(x);
-    f[5] = rsqrtf(x), f[6] = max(-x, x), f[7] = gx_tanh_f32(x);
+    f[2] = __fmaf_rn(x, x, -1), f[3] = min(__int_as_float(0x7fc00000), x), f[4] = exp(x);
+    f[5] = rsqrtf(x), f[6] = max(__int_as_float(0x7fc00000), x), f[7] = gx_tanh_f32(x);
     d[0] = __longlong_as_double(__double_as_longlong(y) + 1), d[1] = __fma_rn(y, y, -1);
     d[2] = exp(y), d[3] = max(x, y), d[4] = pow(y, y), d[5] = gx_exp_f64(y);
-    i[0] = __umulhi(0x80000000u, 6), i[1] = max(-1, 2u) == 0xffffffffu, i[2] = min(7ll, 3);
+    i[0] = __umulhi(0x80000000u, 6), i[1] = max(-1, 2u) == 0xffffffffu, i[2] = min(7ll, 3ll);
     i[3] = __popc(0xf0f), i[4] = __clz(1), i[5] = warpSize, i[6] = isnan(x - x), i[7] = __ffs(8);
     i[8] = atomicAdd(i + 9, 5), atomicMax(i + 10, 9);
 }
@@ -397,6 +399,18 @@ def test_faults_are_found(fault: str) -> None:
     assert np.array_equal(x, before)  # of a launch that failed nothing comes back
     run_kernel(KERNELS, "axpb", 2, 64, x, z, 64, 1.0)  # and the process goes on
     assert np.array_equal(z, 2 * x + 1)
+
+
+def test_signals_have_their_old_handlers_afterwards() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGFPE, lambda number, _: seen.append(number))
+    try:
+        with pytest.raises(EmulatorError):
+            run_kernel(KERNELS, "axpb", 1, 1, 16, 16, 100, 1.0)
+        os.kill(os.getpid(), signal.SIGFPE)
+        assert seen == [signal.SIGFPE]
+    finally:
+        signal.signal(signal.SIGFPE, before)
 
 
 def test_a_block_without_the_lanes_of_a_mask() -> None:
