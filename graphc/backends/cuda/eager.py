@@ -83,8 +83,8 @@ class EagerRunner:
                 self.parameters.at[param], param.storage.array.shape, param.dtype
             )
         done = evaluate(values)
-        results = [self._owned(done[node]) for _, node in self.graph.outputs]
-        new = [self._owned(done[node]) for _, node in self.graph.updates]
+        results = [self._owned(node, done[node]) for _, node in self.graph.outputs]
+        new = [self._owned(node, done[node]) for _, node in self.graph.updates]
         try:
             uninterrupted(lambda: self._store(new))
         except BaseException as error:
@@ -137,6 +137,6 @@ class EagerRunner:
             self.device.copy(to, address, nbytes)
         return array
 
-    def _owned(self, value: Any) -> Any:
+    def _owned(self, node: Node, value: Any) -> Any:
         """A contiguous array that nothing else refers to."""
-        return self.xp.array(value, order="C")
+        return self.xp.array(value, dtype=node.dtype, order="C")

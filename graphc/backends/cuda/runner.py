@@ -82,20 +82,28 @@ class CudaRunner:
         return (self._way.why_not or self._reason,)
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
-        with self.memory.held(), self._counting(draws, 1):
-            return self._way.run(inputs)
+        with self.memory.held():
+            self._set_state(draws)
+            results = self._way.run(inputs)
+            self._state = draws.seed, draws.step + 1
+        return results
 
     def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
         """`count` steps, on the slices of the inputs along their leading axis."""
-        with self.memory.held(), self._counting(draws, count):
-            return self._way.run_many(inputs, count)
+        with self.memory.held():
+            self._set_state(draws)
+            results = self._way.run_many(inputs, count)
+            self._state = draws.seed, draws.step + count
+        return results
 
     def time_kernels(self, inputs: Sequence[Any], draws: Draws, repeat: int) -> list[list[float]]:
         """The device's seconds for each kernel in each of `repeat` runs, its launches added up."""
         found = [[0.0] * repeat for _ in self.kernel_sources]
         for run in range(repeat):
-            with self.memory.held(), self._counting(draws, 0):
+            with self.memory.held():
+                self._set_state(draws)
                 seconds = self._way.time(inputs)
+                self._state = draws.seed, draws.step  # which was not counted
             for kernel, taken in zip(self._kernel_of, seconds, strict=True):
                 found[kernel][run] += taken
         return found
@@ -111,13 +119,11 @@ class CudaRunner:
         with self.memory.unchanged():
             yield
 
-    @contextmanager
-    def _counting(self, draws: Draws, steps: int) -> Generator[None]:
-        """The device has the state of these draws, and has counted so many steps at the end."""
-        if self._parts.draws and self._state != (draws.seed, draws.step):
+    def _set_state(self, draws: Draws) -> None:
+        """Let the device have the state of these draws. What it has at the end of a step is known
+        once that has come to its end."""
+        known, self._state = self._state, None
+        if self._parts.draws and known != (draws.seed, draws.step):
             words = [draws.seed & MASK, draws.seed >> 32, draws.step & MASK, draws.step >> 32]
             address = self.memory.address(self._parts.state)
             self.device.upload(address, np.array(words, np.uint32))
-        self._state = None
-        yield
-        self._state = draws.seed, draws.step + steps

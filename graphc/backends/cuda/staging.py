@@ -32,7 +32,7 @@ class Berth:
 
     block: np.ndarray
     event: Event
-    words: np.ndarray
+    words: memoryview  # faster than an array, one by one
     slots: dict[Node, np.ndarray]
     keep: list[Any] = field(default_factory=list[Any])
 
@@ -44,26 +44,23 @@ class Staging:
         self.words = words
         self.table_nbytes = self.nbytes = _padded(words * WORD)
         self.offsets: dict[Node, int] = {}
+        self.ends: dict[Node, int] = {}  # bytes to be uploaded for a slot to be among them
         for node in inputs:
             if node.type.nbytes <= SMALL:
                 self.offsets[node] = self.nbytes
+                self.ends[node] = self.nbytes + node.type.nbytes
                 self.nbytes += _padded(node.type.nbytes)
         self._berths: list[Berth] = []
         self._next = 0
 
-    def end(self, node: Node) -> int:
-        """Bytes to be uploaded for the slot of an input to be among them."""
-        return self.offsets[node] + node.type.nbytes
-
     def take(self, device: Device) -> Berth:
-        """A block that nothing is copied from any more, its table empty."""
+        """A block that nothing is copied from any more."""
         if len(self._berths) < BERTHS:
             self._berths.append(self._berth(device))
         berth = self._berths[self._next]
         self._next = (self._next + 1) % BERTHS
         berth.event.wait()
         berth.keep.clear()
-        berth.words[:] = 0
         return berth
 
     def _berth(self, device: Device) -> Berth:
@@ -74,7 +71,7 @@ class Staging:
             .reshape(buffer_shape(node))
             for node, start in self.offsets.items()
         }
-        words = block[: self.words * WORD].view(np.uint64)
+        words = block.data[: self.words * WORD].cast("Q")
         return Berth(block, device.event(), words, slots)
 
 

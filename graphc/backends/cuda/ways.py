@@ -74,13 +74,21 @@ class Parts:
         return [array for array, _ in made], [address for _, address in made]
 
     def run(self, step: Call) -> None:
-        """Do what updates parameters; if it fails midway, their values count as lost."""
+        """Do what updates parameters, call by call; if it fails midway, their values are lost."""
         try:
-            if self.memory.updates:
-                uninterrupted(step)
-            else:
-                step()
+            uninterrupted(step)
         except BaseException as error:
+            self.memory.invalidate(error)
+            raise
+
+    def replay(self, recording: Recording) -> None:
+        """The same with one launch, which an interrupt finds done or not begun."""
+        if isinstance(recording, InTurn):
+            self.run(recording.replay)
+            return
+        try:
+            recording.replay()
+        except Exception as error:
             self.memory.invalidate(error)
             raise
 
@@ -165,6 +173,8 @@ class Replayed:
         self.parts, self.why_not = parts, ""
         self.early = [r for r in parts.results if r.early]
         self.late = [r for r in parts.results if not r.early]
+        order = sorted(range(len(parts.results)), key=lambda i: not parts.results[i].early)
+        self._order = order  # of results in the table: the early ones first
         nodes = [node for _, node in parts.inputs]
         self.staging = Staging(1 + len(nodes) + len(parts.results), nodes)
         memory = parts.memory
@@ -185,7 +195,7 @@ class Replayed:
         arrays, addresses = self.parts.fresh()
         recording = self._recording(1, counting=False)
         berth = self._stage(inputs, addresses)
-        self.parts.run(recording.replay)
+        self.parts.replay(recording)
         self._ran = True
         berth.event.record()
         return arrays
@@ -226,21 +236,21 @@ class Replayed:
         """Tell the step where the caller's arrays are, and upload what comes from the host."""
         parts, staging = self.parts, self.staging
         berth = staging.take(parts.device)
-        end = staging.table_nbytes
+        words, end = berth.words, staging.table_nbytes
+        words[0] = 0  # the index of the step
         for word, (position, node) in enumerate(parts.inputs, 1):
             given = inputs[position]
+            words[word] = 0
             if isinstance(given, DeviceArray):
-                berth.words[word] = given.address
+                words[word] = given.address
                 berth.keep.append(given.keep)
             elif node in berth.slots:
                 berth.slots[node][...] = given
-                end = staging.end(node)  # the slots are in this order
+                end = staging.ends[node]  # the slots are in this order
             elif given.nbytes:
                 parts.device.upload(parts.memory.at[node], np.ascontiguousarray(given))
-        by_kind = [a for early in (True, False)
-                   for r, a in zip(parts.results, addresses, strict=True)
-                   if r.early is early]  # fmt: skip
-        berth.words[1 + len(parts.inputs) :] = by_kind
+        for word, i in enumerate(self._order, 1 + len(parts.inputs)):
+            words[word] = addresses[i]
         parts.device.upload(parts.memory.address(self._base), berth.block[:end])
         return berth
 
