@@ -4,18 +4,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 import graphc as gx
 from graphc import backends
 from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
 
-settings.register_profile("graphc", deadline=None, derandomize=True)
-settings.load_profile("graphc")
+if find_spec("hypothesis") is None:  # on a machine where nothing can be installed
+    collect_ignore = ["test_ir.py", "test_report.py"]
+else:
+    from hypothesis import settings
+
+    settings.register_profile("graphc", deadline=None, derandomize=True)
+    settings.load_profile("graphc")
 
 _cache: Path | None = None
 
@@ -36,6 +41,28 @@ def pytest_unconfigure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew")
+    parser.addoption(
+        "--backend", action="append", default=[], metavar="NAME",
+        help="run the tests of all backends on this one, too: cuda, emulator",
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend_name" in metafunc.fixturenames:
+        more = metafunc.config.getoption("--backend")
+        marks = {"cuda": [pytest.mark.gpu]}
+        names = dict.fromkeys(["numpy", "native", *more])
+        rows = [pytest.param(name, marks=marks.get(name, [])) for name in names]
+        metafunc.parametrize("backend_name", rows)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    cuda = gx.devices()["cuda"] if marked else None
+    if cuda is not None and not cuda.usable:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"cuda: {cuda.reason}"))
 
 
 @pytest.fixture(scope="session")
@@ -65,13 +92,16 @@ def native() -> None:
         pytest.skip(f"native: {found.reason}")
 
 
-@pytest.fixture(params=["numpy", "native"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def backend(backend_name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test on each backend: what `compile` takes if the test names none."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    monkeypatch.setattr(backends, "ORDER", (request.param,))
-    return request.param
+    if backend_name not in backends.BACKENDS:
+        pytest.skip(f"{backend_name}: not part of this version")
+    found = backends.BACKENDS[backend_name].probe()
+    if not found.usable:
+        pytest.skip(f"{backend_name}: {found.reason}")
+    monkeypatch.setattr(backends, "ORDER", (backend_name,))
+    return backend_name
 
 
 @pytest.fixture
