@@ -116,9 +116,12 @@ def run(
     for line in report.left_out(results):
         console.print(line)
     console.print(f"written to {path} and {path.with_suffix('.md').name}")
-    if not picture and is_folder(out) and results["steps"]:
+    timed = any("median" in c for row in results["steps"] for c in row["columns"].values())
+    if not picture and is_folder(out) and timed:
         picture = plot.beside(path, console)
-    if picture:
+    if picture and not timed:
+        console.print("not drawn: nothing was timed")
+    elif picture:
         plot.draw(results, picture)
         console.print(f"drawn to {picture}")
     wrong = [row["wrong"] for row in results["steps"] if row["wrong"]]

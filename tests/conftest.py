@@ -15,7 +15,7 @@ from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
 
 if find_spec("hypothesis") is None:  # on a machine where nothing can be installed
-    collect_ignore = ["test_ir.py", "test_report.py"]
+    collect_ignore = ["test_ir.py", "test_report.py", "test_profile.py"]
 else:
     from hypothesis import settings
 

@@ -413,6 +413,8 @@ def test_many_steps_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.steps == gpu.FEWEST
     assert worker.turn(ours, 2)["seconds"] > 0
     assert made[0].sizes[-3:] == [gpu.FEWEST] * 3
+    clocked = ours._replace(wait=lambda: None, stopwatch=lambda: lambda: 80.0)
+    assert worker.turn(clocked, 2)["device"] == 80 / 2 / gpu.FEWEST  # per step
 
 
 def like_cupy() -> ModuleType:
@@ -456,7 +458,8 @@ LIMITS = {
 def test_on_a_gpu_the_step_by_hand_is_compared_with_only() -> None:
     ours = replace(fake("on a device"), name="cuda", title="backend cuda", kind="backend")
     peer = fake("on a device")
-    there = (BY_HAND, ours, peer, fake("is wrong"))
+    slow = replace(fake("on a device", nap=0.002), name="slow")
+    there = (BY_HAND, ours, peer, slow, fake("is wrong"))
     row = runner.compare("tiny", there, runner.Race(Peaks(1, 1), LIMITS, on_gpu=True))
     columns = row["columns"]
     assert columns["by hand"] == {"compared": True}
@@ -620,7 +623,7 @@ def test_gpu_check_without_a_gpu(root: Path, tmp_path: Path) -> None:
     assert last.startswith("gpu_check: nothing was checked: the backend cuda is not available: ")
     assert (done.returncode, done.stderr) == (0, "")
     files = {p.name: p.read_text() for p in (tmp_path / "found").iterdir()}
-    assert set(files) == {"facts.txt", "tests.txt", "sanitize.txt", "bench.md"}
+    assert set(files) == {"facts.txt", "tests.txt", "sanitize.txt", "tables.md"}
     reason = gx.devices()["cuda"].reason
     assert all(files[n] == f"not available: {reason}\n" for n in set(files) - {"facts.txt"})
     assert f"numpy {np.__version__}" in files["facts.txt"]
