@@ -4,10 +4,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from stand_in import StandIn, stand_in_backend
 
 import graphc as gx
@@ -16,8 +16,13 @@ from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
 from graphc.backends.cuda import nvrtc as nvrtc_module
 
-settings.register_profile("graphc", deadline=None, derandomize=True)
-settings.load_profile("graphc")
+if find_spec("hypothesis") is None:  # on a machine where nothing can be installed
+    collect_ignore = ["test_ir.py", "test_report.py", "test_profile.py"]
+else:
+    from hypothesis import settings
+
+    settings.register_profile("graphc", deadline=None, derandomize=True)
+    settings.load_profile("graphc")
 
 _cache: Path | None = None
 
@@ -38,6 +43,28 @@ def pytest_unconfigure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew")
+    parser.addoption(
+        "--backend", action="append", default=[], metavar="NAME",
+        help="run the tests of all backends on this one, too: cuda",
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend_name" in metafunc.fixturenames:
+        more = metafunc.config.getoption("--backend")
+        marks = {"cuda": [pytest.mark.gpu]}
+        names = dict.fromkeys(["numpy", "native", "emulator", *more])
+        rows = [pytest.param(name, marks=marks.get(name, [])) for name in names]
+        metafunc.parametrize("backend_name", rows)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    cuda = gx.devices()["cuda"] if marked else None
+    if cuda is not None and not cuda.usable:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"cuda: {cuda.reason}"))
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +103,14 @@ def nvrtc() -> None:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["numpy", "native"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def backend(backend_name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test on each backend: what `compile` takes if the test names none."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    monkeypatch.setattr(backends, "ORDER", (request.param,))
-    return request.param
+    found = backends.BACKENDS[backend_name].probe()
+    if not found.usable:
+        pytest.skip(f"{backend_name}: {found.reason}")
+    monkeypatch.setattr(backends, "ORDER", (backend_name,))
+    return backend_name
 
 
 @pytest.fixture
