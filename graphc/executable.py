@@ -138,6 +138,8 @@ class Executable:
         with self._lock:
             arrays, chosen = self._choose(given, self._admit)
             results = self._run(chosen, arrays)
+            if self._numbers:
+                self._advance(1)
         return self._pack(results)
 
     def run_many(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
@@ -161,14 +163,11 @@ class Executable:
         return self._pack(results)
 
     def _run(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
-        """One step; the random stream moves on if it succeeds."""
-        if self._check is not None:
-            fetch = self._choice.backend.fetch
-            results = self._check.run(chosen.stages, chosen.runner, arrays, self._draws, fetch)
-        else:
-            results = chosen.runner(arrays, self._draws)
-        self._advance(1)
-        return results
+        """One step, checked if that was asked for."""
+        if self._check is None:
+            return chosen.runner(arrays, self._draws)
+        fetch = self._choice.backend.fetch
+        return self._check.run(chosen.stages, chosen.runner, arrays, self._draws, fetch)
 
     def _run_each(
         self, chosen: Specialisation, arrays: Sequence[Any], count: int
@@ -181,14 +180,15 @@ class Executable:
         ]
         for i in range(count):
             made = self._run(chosen, [array[i, ...] for array in given])
+            self._advance(1)
             for result, value in zip(results, made, strict=True):
                 result[i] = fetch(value)
         return results
 
     def _advance(self, count: int) -> None:
-        if self._numbers:
-            self._step += count
-            self._draws = Draws(self._seed, self._step, self._numbers)
+        """The random stream moves on."""
+        self._step += count
+        self._draws = Draws(self._seed, self._step, self._numbers)
 
     def profile(self, inputs: Mapping[str, Any] | None = None, repeat: int = 10) -> Profile:
         """Where the time of a call goes: seconds, FLOP/s and bytes/s of each kernel.
@@ -228,6 +228,11 @@ class Executable:
         del results  # giving back its memory is the caller's time
         return seconds
 
+    def synchronize(self) -> None:
+        """Wait until the work of all calls is done: on a device, calls return before that."""
+        if self._latest is not None:
+            self._latest.runner.synchronize()
+
     def seed(self, seed: int) -> None:
         """Restart the random stream with this seed, at step 0."""
         with self._lock:
@@ -244,9 +249,11 @@ class Executable:
         self, given: Mapping[str, Any], admit: Callable[[Mapping[str, Any]], tuple[T, Sizes]]
     ) -> tuple[T, Specialisation]:
         """The inputs as `admit` gives them, and the program for their sizes, compiled if needed."""
-        backend = self._choice.backend
         admitted, sizes = admit(given)
-        chosen = self._latest if not sizes and self._latest else self._get(sizes)
+        if not sizes and self._latest:
+            return admitted, self._latest
+        backend = self._choice.backend
+        chosen = self._get(sizes)
         if self._choice.backend is not backend:  # which could not compile for these sizes
             admitted, _ = admit(given)
         return admitted, chosen

@@ -18,7 +18,7 @@ from test_state import START, UPDATES
 
 import graphc as gx
 from graphc import backends
-from graphc.backends.base import Options
+from graphc.backends.base import Options, Repeating
 from graphc.backends.cuda import ways
 from graphc.backends.cuda.launching import Launches
 from graphc.backends.cuda.runner import CudaRunner
@@ -203,6 +203,26 @@ def test_a_moved_parameter_is_recorded_anew(device: StandIn) -> None:
     assert p.storage.away is not None
 
 
+def test_calls_return_before_their_work_is_done(device: StandIn) -> None:
+    exe = compiled(gx.input("x", (4,)) + 1)
+    exe(x=np.ones(4, "float32"))
+    assert device.queue
+    exe.synchronize()
+    assert not device.queue
+    gx.compile(gx.input("x", (4,)) + 1, backend="numpy").synchronize()
+
+
+def test_long_programs_are_recorded_in_fewer_steps(
+    device: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, p = gx.input("x", (4,)), gx.param("p", np.zeros(4, "float32"))
+    exe = compiled(p.sum() + x, {p: p + x})
+    monkeypatch.setattr(ways, "LONGEST", 5 * len(exe.kernels))
+    exe.run_many(x=np.ones((12, 4), "float32"))
+    assert device.replays == 2 + 1  # 1 in turn, 2 x 5, 1
+    assert (p.value == 12).all()
+
+
 def test_large_arrays_are_used_where_they_are(device: StandIn) -> None:
     x = gx.input("x", (600, 600))
     exe = compiled(x * 2)
@@ -304,6 +324,24 @@ def test_a_refused_call_changes_nothing(device: StandIn) -> None:
     second = fetch(exe(x=good))
     exe.seed(1)
     assert_same([fetch(exe(x=good)), fetch(exe(x=good))], [first, second])
+
+
+def test_a_backend_that_cannot_compile_hands_its_inputs_on(
+    device: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "ORDER", ("stand-in", "numpy"))
+    exe = gx.compile(gx.input("x", ("n",)) * 2)
+    given = np.ones(3, "float32")
+    assert fetch(exe(x=device.array(given))).tolist() == [2, 2, 2]
+
+    def fails(text: str) -> Any:
+        raise gx.BackendUnavailable(f"no room for {len(text)} characters")
+
+    device.load = fails  # type: ignore[method-assign]
+    with pytest.raises(gx.InputError, match="'x' has dtype object"):
+        exe(x=device.array(np.ones(5, "float32")))  # NumPy has no use for it
+    assert exe.backend == "numpy"
+    assert exe(x=np.ones(5, "float32")).tolist() == [2] * 5
 
 
 class Elsewhere:
@@ -598,6 +636,7 @@ def test_node_by_node_draws_and_many_steps_and_profiles() -> None:
     host = gx.compile(same, updates=other, backend="numpy", seed=3)
     given = inputs_of_many(4)
     run_both(exe, host, given, 4, np.asarray)
+    assert isinstance(exe._compiled("a test").runner, Repeating)
     made = exe.run_many(given)
     expected = host.run_many(given)
     for name in made:

@@ -47,6 +47,19 @@ class EagerRunner:
         with self.parameters.held():
             return self._run(inputs, lambda values: self._evaluate(values, draws))
 
+    def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
+        """`count` steps, on the slices of the inputs along their leading axis."""
+        with self.device.active():
+            made = [self.device.fresh((count, *shape), buffer.dtype)
+                    for _, buffer, shape in self.program.results]  # fmt: skip
+        for i in range(count):
+            step = Draws(draws.seed, draws.step + i, draws.numbers)
+            results = self([array[i] for array in inputs], step)
+            with self.device.active():
+                for (_, address), result in zip(made, results, strict=True):
+                    self._copy_from(result, address + i * result.nbytes, result.nbytes)
+        return [array for array, _ in made]
+
     def time_kernels(self, inputs: Sequence[Any], draws: Draws, repeat: int) -> list[list[float]]:
         """The device's seconds for the nodes of each kernel, in each of `repeat` runs."""
         found = [[0.0] * repeat for _ in self.program.kernels]
@@ -94,10 +107,13 @@ class EagerRunner:
 
     def _store(self, new: Sequence[Any]) -> None:
         for (param, _), value in zip(self.graph.updates, new, strict=True):
-            if param.type.nbytes:
-                found = self.device.admit(value)
-                assert found is not None
-                self.device.copy(self.parameters.at[param], found[0], param.type.nbytes)
+            self._copy_from(value, self.parameters.at[param], param.type.nbytes)
+
+    def _copy_from(self, array: Any, to: int, nbytes: int) -> None:
+        if nbytes:
+            found = self.device.admit(array)
+            assert found is not None
+            self.device.copy(to, found[0], nbytes)
 
     def _computed(self) -> list[Node]:
         return [node for node in self.graph.nodes if node.op.kind is not Kind.SOURCE]

@@ -29,7 +29,8 @@ from graphc.schedule.records import Buffer, Program, Region, buffer_nbytes
 
 COPIED = 1 << 20  # bytes: up to here copying inputs and results costs less than many launches
 SHARE = 20  # or up to one part in so many of all bytes that the kernels move
-TOGETHER = 16  # steps in a recording of many
+TOGETHER = 16  # steps in a recording of many, at most
+LONGEST = 4096  # launches in a recording of many steps
 THREADS = 256
 FUNCTIONS = ("gx_fetch", "gx_deliver", "gx_advance")  # of kernels/step.cuh
 
@@ -208,7 +209,8 @@ class Replayed:
         def steps() -> None:
             left = count
             while left:
-                together = TOGETHER if self._ran and left >= TOGETHER else 1
+                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.launches))))
+                together = most if self._ran and left >= most else 1
                 self._recording(together, counting=True).replay()
                 self._ran = True
                 left -= together
