@@ -483,11 +483,11 @@ def test_what_an_executable_shows(tmp_path: Path) -> None:
 def test_stages_and_plan_belong_to_the_latest_sizes() -> None:
     w = np.linspace(0, 1, 2500, dtype="float32").reshape(50, 50)
     exe = gx.compile(gx.softmax(gx.input("x", ("batch", 50)) @ w))
-    exe(x=ones(16, 50))
+    exe(x=ones(32, 50))
     small = exe.plan.peak_nbytes
-    exe(x=ones(160, 50))
+    exe(x=ones(320, 50))
     assert exe.plan.peak_nbytes == 10 * small > 0
-    exe(x=ones(16, 50))
+    exe(x=ones(32, 50))
     assert exe.plan.peak_nbytes == small
 
 

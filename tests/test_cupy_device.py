@@ -19,6 +19,7 @@ from graphc.backends.cuda import cupy_device as module
 from graphc.backends.cuda.cupy_device import CupyDevice, cupy_device, probe
 from graphc.backends.cuda.device import Device, DeviceError, DeviceMemoryError
 from graphc.backends.cuda.libraries import load_stand_in
+from graphc.backends.native_backend import NATIVE
 from graphc.codegen.launches import Product
 from graphc.errors import BackendUnavailable
 
@@ -243,7 +244,7 @@ def test_recording_that_is_refused(fake: FakeCupy, device: Device) -> None:
 
 
 def test_product(fake: FakeCupy, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not __import__("graphc").devices()["native"].usable:
+    if not NATIVE.probe().usable:
         pytest.skip("no C compiler for the stand-in")
     monkeypatch.setattr(module, "load_library", lambda name: load_stand_in())
     monkeypatch.setattr(module, "nvrtc", lambda: SimpleNamespace(version=(13, 0)))
@@ -385,7 +386,7 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
 @pytest.fixture
 def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
     """A machine on which all steps of the probe succeed."""
-    if not __import__("graphc").devices()["native"].usable:
+    if not NATIVE.probe().usable:
         pytest.skip("no C compiler for the stand-in")
     monkeypatch.setattr(module, "_driver_version", lambda: 13010)
     monkeypatch.setattr(module, "load_library", lambda name: load_stand_in())

@@ -587,10 +587,10 @@ def test_a_recording_has_no_copies_between_host_and_device(device: EmulatedDevic
 PRODUCTS = (
     Product(5, 7, 3, 3, 7, 7, "float32", "float32"),
     Product(5, 7, 3, 9, 8, 11, "float64", "float64", alpha=0.5, beta=2.0),
-    Product(4, 6, 5, 4, 5, 6, "float32", "float32", True, True, epilogue="relu_bias"),
+    Product(4, 6, 5, 4, 5, 6, "float32", "float32", True, True, epilogue="RELU_BIAS"),
     Product(4, 6, 5, 5, 6, 6, "float16", "float32", batch=3, a_step=20, b_step=0, c_step=24),
-    Product(4, 6, 5, 5, 5, 6, "bfloat16", "bfloat16", False, True, epilogue="bias"),
-    Product(4, 6, 0, 0, 6, 6, "float32", "float32", epilogue="relu"),
+    Product(4, 6, 5, 5, 5, 6, "bfloat16", "bfloat16", False, True, epilogue="BIAS"),
+    Product(4, 6, 5, 5, 6, 6, "float32", "float32", epilogue="RELU"),
 )
 
 
@@ -617,9 +617,10 @@ def test_products(p: Product, device: EmulatedDevice) -> None:
                 )
                 place = s * p.c_step + i * p.c_row + j
                 total = p.alpha * total + p.beta * float(c.get()[place])
-                total += float(bias.get()[j]) if "bias" in p.epilogue else 0
-                expected[place] = max(total, 0) if "relu" in p.epilogue else total
-    device.multiplier(p)(*(array.block.address for array in (a, b, c, bias)))
+                total += float(bias.get()[j]) if "BIAS" in p.epilogue else 0
+                expected[place] = max(total, 0) if "RELU" in p.epilogue else total
+    at_bias = bias.block.address if "BIAS" in p.epilogue else 0
+    device.multiplier(p)(*(array.block.address for array in (a, b, c)), at_bias)
     tolerance = {2: 1e-2, 4: 1e-5, 8: 1e-12}[result.itemsize]
     np.testing.assert_allclose(c.get().astype(float), expected, rtol=tolerance, atol=tolerance)
 

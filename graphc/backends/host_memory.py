@@ -52,6 +52,10 @@ class Arena:
     def __init__(self) -> None:
         self.array = aligned_empty((0,), np.dtype("uint8"))
 
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
     def reserve(self, nbytes: int) -> None:
         """Grow to at least `nbytes`; programs bound to the old array look again when called."""
         if self.array.nbytes < nbytes:

@@ -124,6 +124,7 @@ class CupyDevice:
 
     def __init__(self, index: int) -> None:
         self._cupy: Any = _import_cupy()
+        self.xp = self._cupy  # the array module of the first rung
         cuda = self._cuda = self._cupy.cuda
         runtime = self._runtime = cuda.runtime
         self.index, self.name = index, f"cuda:{index}"

@@ -27,9 +27,13 @@ class Arena:
         self.device = device
         self.block: Block | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.block.nbytes if self.block is not None else 0
+
     def missing(self, nbytes: int) -> int:
         """Bytes to be allocated so that there are `nbytes`."""
-        return nbytes if self.block is None or self.block.nbytes < nbytes else 0
+        return nbytes if self.nbytes < nbytes else 0
 
     def reserve(self, nbytes: int) -> None:
         """Grow to at least `nbytes`; programs bound to the old block look again when called."""
@@ -67,7 +71,7 @@ class DeviceMemory(Parameters):
         self._constants = self.buffers(Region.CONSTANT)
         for buffer in self._constants:
             self.give_room(buffer)
-        self._arena: Arena = options.shared.setdefault("device arena", Arena(device))
+        self.arena: Arena = options.shared.setdefault("device arena", Arena(device))
         self._block: Block | None = None
         self._arena_block: Block | None = None
 
@@ -92,7 +96,7 @@ class DeviceMemory(Parameters):
         anything was moved if that is more than there is."""
         with self.device.active():
             self._check_room()
-            self._arena.reserve(self.program.plan.peak_nbytes)
+            self.arena.reserve(self.program.plan.peak_nbytes)
             if self.rooms.nbytes:
                 self._block = self.device.allocate(self.rooms.nbytes)
             for slot, offset in self._offsets.items():
@@ -105,7 +109,7 @@ class DeviceMemory(Parameters):
     def find(self) -> None:
         """Look up where parameters and temporaries are."""
         super().find()
-        self._arena_block = self._arena.block
+        self._arena_block = self.arena.block
         start = self._arena_block.address if self._arena_block is not None else 0
         for buffer in self.buffers(Region.ARENA):
             self.at[buffer] = start + self.program.places[buffer].offset
@@ -115,10 +119,10 @@ class DeviceMemory(Parameters):
             self.at[buffer] = self.at[owner]
 
     def _is_current(self) -> bool:
-        return super()._is_current() and self._arena.block is self._arena_block
+        return super()._is_current() and self.arena.block is self._arena_block
 
     def _check_room(self) -> None:
-        arena = self._arena.missing(self.program.plan.peak_nbytes)
+        arena = self.arena.missing(self.program.plan.peak_nbytes)
         params, free = self.missing_nbytes, self.device.free_nbytes()
         needed = arena + self.rooms.nbytes + params
         if needed > free:
