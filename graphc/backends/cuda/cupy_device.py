@@ -82,7 +82,7 @@ class _Event:
         try:
             self.event.synchronize()
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     def seconds_since(self, earlier: Any) -> float:
         return self._elapsed(earlier.event, self.event) / 1e3
@@ -156,6 +156,7 @@ class CupyDevice:
                 ("NVRTC", ".".join(map(str, nvrtc().version))),
                 ("cuBLASLt", self._products.version),
             ),
+            timed=True,
         )
 
     # -- memory
@@ -166,6 +167,8 @@ class CupyDevice:
             memory = self._cuda.alloc(max(nbytes, 1))
         except MemoryError as error:
             raise self._out_of_memory(nbytes) from error
+        except RuntimeError as error:
+            raise _fault("memory cannot be allocated", error) from error
         return _Block(self, memory, nbytes, self._current())
 
     def free_nbytes(self) -> int:
@@ -181,7 +184,10 @@ class CupyDevice:
     def upload(self, to: int, source: np.ndarray) -> None:
         """Copy a C-contiguous host array."""
         at = source.__array_interface__["data"][0]
-        self._copy(to, at, source.nbytes, self._up, self._current().ptr)
+        try:
+            self._copy(to, at, source.nbytes, self._up, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("nothing can be copied to the device", error) from error
 
     def download(self, into: np.ndarray, address: int) -> None:
         """Fill a C-contiguous host array; waits for all work before."""
@@ -190,15 +196,21 @@ class CupyDevice:
             self._copy(at, address, into.nbytes, self._down, stream)
             self._runtime.streamSynchronize(stream)
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     def copy(self, to: int, source: int, nbytes: int) -> None:
         """Within the device."""
-        self._copy(to, source, nbytes, self._across, self._current().ptr)
+        try:
+            self._copy(to, source, nbytes, self._across, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("nothing can be copied within the device", error) from error
 
     def fill(self, to: int, nbytes: int) -> None:
         """With zero bytes."""
-        self._fill(to, 0, nbytes, self._current().ptr)
+        try:
+            self._fill(to, 0, nbytes, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("memory cannot be filled", error) from error
 
     # -- arrays
 
@@ -218,6 +230,8 @@ class CupyDevice:
             array = self._empty(shape, dtype)
         except MemoryError as error:
             raise self._out_of_memory(math.prod(shape) * dtype.itemsize) from error
+        except RuntimeError as error:
+            raise _fault("memory cannot be allocated", error) from error
         return array, array.data.ptr
 
     def _convert(self, value: Any) -> Any:
@@ -316,7 +330,7 @@ class CupyDevice:
         try:
             self._runtime.streamSynchronize(self._current().ptr)
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     # -- order
 
@@ -387,10 +401,17 @@ class CupyDevice:
 
 
 def _fault(what: str, error: RuntimeError) -> DeviceError:
+    """The error of a call; of work before it, where CUDA says that the device is lost."""
+    if getattr(error, "status", 0) in LOST:
+        return _late(error)
+    return DeviceError(f"{what}: {error}")
+
+
+def _late(error: RuntimeError) -> DeviceError:
+    """The error of work that was waited for."""
     lost = getattr(error, "status", 0) in LOST
-    return DeviceError(
-        f"{what}: {error}" + ("; this process cannot use the device any more" if lost else "")
-    )
+    said = "; this process cannot use the device any more" if lost else ""
+    return DeviceError(f"work on the device failed: {error}{said}", late=True)
 
 
 # -- whether it works here
