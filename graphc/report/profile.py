@@ -150,8 +150,9 @@ class Profile:
             *(self._kernel_row(width, kernel) for kernel in self.kernels),
             self._total_row(width),
             _row(width, "a call", duration_text(self.call_seconds)) + f"  {self._overhead_text()}",
-            f"peak: {_rate(flops_text, self.peak_flops_per_second)} in a float32 product, "
-            f"{_rate(nbytes_text, self.peak_bytes_per_second)} in a copy, on {self.peak_device}",
+            f"peak of {self.peak_device}: "
+            f"{_rate(flops_text, self.peak_flops_per_second)} in a float32 product, "
+            f"{_rate(nbytes_text, self.peak_bytes_per_second)} in a copy",
         ]
         return "\n".join(row[:COLUMNS].rstrip() for row in rows) + "\n"
 

@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import gc
 import math
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from graphc.codegen.launches import Product
 from graphc.errors import BackendUnavailable
 from graphc.ir.tensor_type import DType
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DLPACK_CUDA = 2  # kDLCUDA
 LASTING_STREAMS = (0, 1)  # the default stream, which no one destroys
 PER_THREAD_STREAM = 2  # another stream in each thread
@@ -443,17 +446,20 @@ def probe() -> Availability:
         except Exception as error:
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             remedy = _remedy()
-            return Availability(False, f"{what}: {said}; {remedy}", {**details, "missing": remedy})
+            lacking = {"missing": f"{what}: {said}", "install": remedy}
+            return Availability(False, f"{what}: {said}; {remedy}", details | lacking)
     return Availability(True, f"a GPU is there: {details['GPU 0']}", details)
 
 
 def _driver() -> Mapping[str, str]:
     """Asked before CuPy is imported: without a driver that would be time lost."""
-    return {"driver": f"for CUDA {_cuda_version(_driver_version())}"}
+    newest = f"for CUDA up to {_cuda_version(_driver_version())}"
+    return {"driver": f"{_driver_release()}, {newest}".removeprefix(", ")}
 
 
 def _cupy() -> Mapping[str, str]:
-    return {"CuPy": _import_cupy().__version__}
+    cupy = _import_cupy()
+    return {"CuPy": cupy.__version__, "CUDA": _cuda_version(cupy.cuda.runtime.runtimeGetVersion())}
 
 
 def _gpus() -> Mapping[str, str]:
@@ -465,7 +471,10 @@ def _gpus() -> Mapping[str, str]:
     for index in range(count):
         facts = runtime.getDeviceProperties(index)
         name = facts["name"].decode()
-        found[f"GPU {index}"] = f"{name}, compute capability {facts['major']}.{facts['minor']}"
+        found[f"GPU {index}"] = (
+            f"{name}, compute capability {facts['major']}.{facts['minor']}, "
+            f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
+        )
     return found
 
 
@@ -473,7 +482,7 @@ def _memory() -> Mapping[str, str]:
     device = _device(0)
     with device.active():
         device.allocate(256)
-        return {"free": f"{device.free_nbytes() / 2**30:.1f} GiB"}
+        return {"free": f"{device.free_nbytes() / 2**30:.1f} GiB of GPU 0"}
 
 
 def _compiler() -> Mapping[str, str]:
@@ -529,6 +538,16 @@ def _driver_version() -> int:
     if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
         raise RuntimeError("it does not tell its version")
     return version.value
+
+
+def _driver_release() -> str:
+    """The driver's own version, such as 580.65.06; "" where the kernel does not tell it."""
+    try:
+        said = DRIVER_FILE.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", said)
+    return found.group() if found else ""
 
 
 def _cuda_version(number: int) -> str:

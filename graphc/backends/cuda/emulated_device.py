@@ -42,7 +42,7 @@ class EmulatedDevice:
     """
 
     name = "emulator"
-    facts = Facts("emulated on the CPU", "sm_90", 4)
+    facts = Facts("a device emulated on the CPU", "sm_90", 4)
 
     def __init__(
         self,

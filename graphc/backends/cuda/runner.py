@@ -31,6 +31,7 @@ from graphc.ir.philox import MASK, Draws
 from graphc.schedule.records import Program
 
 STATE_NBYTES = 16
+MOST_EPILOGUES = 4  # in a note
 STEP = '#include "step.cuh"\n'
 
 
@@ -99,14 +100,14 @@ class CudaRunner:
     @property
     def notes(self) -> tuple[str, ...]:
         """Whether steps are replayed, and why; which products have an epilogue."""
+        notes = (self._way.why_not or self._reason,)
         launches = self._parts.launches
-        kernels = self._parts.program.kernels
-        found = [launches.choices[i] for i in launches.taken]
-        told = [f"{p.product.epilogue} in {kernels[p.kernel].name}" for p in found]
-        epilogues = f"epilogues: {', '.join(told)}"
         if launches.undecided:
-            epilogues = f"{launches.undecided} epilogues, to be timed by the first call"
-        return (self._way.why_not or self._reason, *[epilogues] * bool(launches.choices))
+            return *notes, f"{launches.undecided} epilogues to be timed by the first call"
+        products = [launches.choices[i] for i in launches.taken]
+        found = [f"{p.product.epilogue} in k{p.kernel}" for p in products[:MOST_EPILOGUES]]
+        found += [f"{len(products) - len(found)} more"] * (len(products) > len(found))
+        return (*notes, f"epilogues: {', '.join(found)}") if found else notes
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
         self._work.pending = True
