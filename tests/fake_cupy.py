@@ -195,6 +195,7 @@ class FakeCupy(ModuleType):
             memcpyAsync=copy, memsetAsync=fill, streamSynchronize=synchronize, setDevice=choose,
             getDevice=lambda: self.device, getDeviceCount=lambda: devices,
             getDeviceProperties=lambda index: facts, driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
             memGetInfo=lambda: (self.free, 8 << 30), memcpyHostToDevice=1, memcpyDeviceToHost=2,
             memcpyDeviceToDevice=3, streamCaptureModeThreadLocal=1,
         )  # fmt: skip

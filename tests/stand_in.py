@@ -24,7 +24,7 @@ from graphc.backends.base import Availability, Backend, Options
 from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.device import DeviceMemoryError, Event, Facts
 from graphc.backends.numpy_backend import NumpyRunner
-from graphc.codegen.launches import Address, KernelLaunch, Launch, Product, State
+from graphc.codegen.launches import Address, Choice, KernelLaunch, Launch, Product, State
 from graphc.errors import BackendUnavailable
 from graphc.ir.philox import Draws
 from graphc.ir.storage import aligned_empty
@@ -337,6 +337,7 @@ class Text:
     kernel_sources: tuple[str, ...]
     launches: tuple[Launch, ...]
     partials: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 class Kernels(NumpyRunner):

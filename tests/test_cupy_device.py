@@ -20,6 +20,7 @@ from graphc.backends.cuda.cupy_device import CupyDevice, cupy_device, probe
 from graphc.backends.cuda.device import Device, DeviceError, DeviceMemoryError
 from graphc.backends.cuda.libraries import load_stand_in
 from graphc.backends.native_backend import NATIVE
+from graphc.cli import devices_text
 from graphc.codegen.launches import Product
 from graphc.errors import BackendUnavailable
 
@@ -373,7 +374,7 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
         [sys.executable, "-c",
          "import sys, time; from graphc.backends.cuda.cupy_device import probe\n"
          "start = time.perf_counter(); found = probe(); seconds = time.perf_counter() - start\n"
-         "print(found.usable, 'cupy' in sys.modules, seconds < 0.4, found.details['missing'])\n"
+         "print(found.usable, 'cupy' in sys.modules, seconds < 0.4, found.details['install'])\n"
          "print(found.reason)"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
@@ -384,10 +385,13 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
 
 
 @pytest.fixture
-def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCupy:
     """A machine on which all steps of the probe succeed."""
     if not NATIVE.probe().usable:
         pytest.skip("no C compiler for the stand-in")
+    said = tmp_path / "version"
+    said.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release")
+    monkeypatch.setattr(module, "DRIVER_FILE", said)
     monkeypatch.setattr(module, "_driver_version", lambda: 13010)
     monkeypatch.setattr(module, "load_library", lambda name: load_stand_in())
     monkeypatch.setattr(module, "nvrtc", lambda: SimpleNamespace(version=(13, 0)))
@@ -407,9 +411,10 @@ def test_probe_finds_all() -> None:
     found = probe()
     assert found.usable, found.reason
     assert found.details == {
-        "driver": "for CUDA 13.1", "CuPy": "14.0.0", "NVRTC": "13.0", "cuBLASLt": "13.0.0",
-        "GPU 0": "A GPU, compute capability 9.0", "GPU 1": "A GPU, compute capability 9.0",
-        "free": "0.0 GiB",
+        "driver": "580.65.06, for CUDA up to 13.1", "CuPy": "14.0.0", "CUDA": "13.0",
+        "NVRTC": "13.0", "cuBLASLt": "13.0.0",
+        "GPU 0": "A GPU, compute capability 9.0, 8 GiB",
+        "GPU 1": "A GPU, compute capability 9.0, 8 GiB", "free": "0.0 GiB of GPU 0",
     }  # fmt: skip
     assert probe() is found
     assert cupy_device(0) is cupy_device(0)
@@ -446,9 +451,29 @@ def test_probe_names_the_step_and_the_remedy(
     assert time.perf_counter() - start < 5
     assert not found.usable
     assert found.reason.startswith(reason)
-    assert found.details["missing"] == "run: pip install 'graphc[cuda13]'"
+    assert found.details["missing"].startswith(reason)
+    assert found.details["install"] == "run: pip install 'graphc[cuda13]'"
     with pytest.raises(BackendUnavailable, match=reason):
         cupy_device(0)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_command_line_shows_all_or_what_is_missing(fake: FakeCupy) -> None:
+    text = devices_text()
+    for line in (
+        "cuda       usable: a GPU is there: A GPU, compute capability 9.0, 8 GiB",
+        "driver: 580.65.06, for CUDA up to 13.1",
+        "CUDA: 13.0",
+        "cuBLASLt: 13.0.0",
+        "emulator   usable: for tests and for writing kernels; a C++ compiler is there",
+    ):
+        assert line in text
+    forget()
+    fake.fail["kernel"] = INVALID
+    lines = devices_text().splitlines()
+    assert lines[0] == "cuda       not usable"
+    assert "           install: run: pip install 'graphc[cuda13]'" in lines
+    assert any(line.startswith("           missing: a kernel does not run: ") for line in lines)
 
 
 @pytest.mark.usefixtures("machine")

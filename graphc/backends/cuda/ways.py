@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.backends.cuda.arrays import DeviceArray
-from graphc.backends.cuda.device import Block, Device, Recording
+from graphc.backends.cuda.device import Block, Device, DeviceError, Event, Recording
 from graphc.backends.cuda.launching import Call, Launches
 from graphc.backends.cuda.memory import ALIGNMENT, DeviceMemory
 from graphc.backends.cuda.staging import WORD, Berth, Staging
@@ -105,8 +105,9 @@ class Way(Protocol):
         """One step for each index of the leading axes."""
         ...
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
-        """One step without results and without counting it: the seconds of each launch."""
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
+        """One step without results and without counting it: the seconds of each launch. With
+        `waits`, each is waited for, and a fault names its kernel."""
         ...
 
 
@@ -139,15 +140,27 @@ def in_turn(calls: Sequence[Call]) -> None:
         call()
 
 
-def timed(device: Device, calls: Sequence[Call]) -> list[float]:
-    """The same; the device's seconds for each."""
+def timed(device: Device, calls: Sequence[Call], names: Sequence[str], waits: bool) -> list[float]:
+    """The same; the device's seconds for each. With `waits`, each is waited for, and a fault tells
+    the name of the one that has failed."""
+    if waits:
+        device.synchronize()  # what fails here was there before
     events = [device.event() for _ in range(len(calls) + 1)]
     events[0].record()
-    for call, event in zip(calls, events[1:], strict=True):
+    for call, event, name in zip(calls, events[1:], names, strict=True):
         call()
         event.record()
+        if waits:
+            _wait(event, name)
     device.synchronize()
     return [end.seconds_since(start) for start, end in pairwise(events)]
+
+
+def _wait(event: Event, name: str) -> None:
+    try:
+        event.wait()
+    except DeviceError as error:
+        raise DeviceError(f"{name} failed: {error}") from error
 
 
 # -- one recording
@@ -209,7 +222,7 @@ class Replayed:
         def steps() -> None:
             left = count
             while left:
-                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.launches))))
+                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.chosen))))
                 together = most if self._ran and left >= most else 1
                 self._recording(together, counting=True).replay()
                 self._ran = True
@@ -219,14 +232,15 @@ class Replayed:
         berth.event.record()
         return arrays
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
         fetch, deliver, launches, _ = self._calls()
         berth = self._stage(inputs, [0] * len(self.parts.results))
         found: list[float] = []
 
         def step() -> None:
             in_turn([*fetch, *deliver])
-            found.extend(timed(self.parts.device, launches))
+            names = self.parts.launches.names()
+            found.extend(timed(self.parts.device, launches, names, waits))
 
         self.parts.run(step)
         berth.event.record()
@@ -363,12 +377,13 @@ class Direct:
         self._keep(inputs)
         return arrays
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
         parts = self.parts
         arrays, addresses = parts.fresh()
         _, launches, _ = self._calls(inputs, addresses)
         found: list[float] = []
-        parts.run(lambda: found.extend(timed(parts.device, launches)))
+        names = parts.launches.names()
+        parts.run(lambda: found.extend(timed(parts.device, launches, names, waits)))
         del arrays  # until here the launches wrote to them
         return found
 
