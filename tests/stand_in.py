@@ -127,17 +127,8 @@ class StandIn:
         self._living[room.address] = room.array
         bisect.insort(self._starts, room.address)
         self.used += nbytes
-        weakref.finalize(room, self._give_back, room.address, nbytes)
+        weakref.finalize(room, _give_back, weakref.ref(self), room.address, nbytes)
         return room
-
-    def _give_back(self, address: int, nbytes: int) -> None:
-        self.used -= nbytes
-
-        def forget() -> None:
-            self._starts.remove(address)
-            del self._living[address]
-
-        self.queue.append(forget)  # in the order of work, as pools of memory do
 
     def free_nbytes(self) -> int:
         return self.capacity - self.used
@@ -295,6 +286,21 @@ class StandIn:
     def _advance(self, state: int, index: int) -> None:
         for counter in (self.bytes_at(state + 8, 8), self.bytes_at(index, 8)):
             counter.view(np.uint64)[:] += np.uint64(1)
+
+
+def _give_back(there: weakref.ref[StandIn], address: int, nbytes: int) -> None:
+    """What a room ends with. It keeps no device alive, whose kernels keep their graphs, whose
+    parameters keep their rooms: none of them would ever go."""
+    device = there()
+    if device is None:
+        return
+    device.used -= nbytes
+
+    def forget() -> None:
+        device._starts.remove(address)
+        del device._living[address]
+
+    device.queue.append(forget)  # in the order of work, as pools of memory do
 
 
 class NumpyStandIn(StandIn):
