@@ -13,8 +13,8 @@ import pytest
 from programs import forms, merged, training_step
 
 import graphc as gx
-from graphc.backends.cuda.cuda_backend import LIKES
 from graphc.backends.cuda.nvrtc import compile_ptx, resource_usage
+from graphc.backends.cuda.target import LIKES
 from graphc.codegen.cuda import CudaProgram, print_program
 from graphc.codegen.launches import FillLaunch, KernelLaunch, ProductLaunch
 from graphc.codegen.sources import splice

@@ -392,7 +392,7 @@ def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     said = tmp_path / "version"
     said.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release")
     monkeypatch.setattr(module, "DRIVER_FILE", said)
-    monkeypatch.setattr(module, "_driver_version", lambda: 13010)
+    monkeypatch.setattr(module, "driver_version", lambda: 13010)
     monkeypatch.setattr(module, "load_library", lambda name: load_stand_in())
     monkeypatch.setattr(module, "nvrtc", lambda: SimpleNamespace(version=(13, 0)))
     real = CupyDevice.launcher
@@ -458,7 +458,10 @@ def test_probe_names_the_step_and_the_remedy(
 
 
 @pytest.mark.usefixtures("machine")
-def test_the_command_line_shows_all_or_what_is_missing(fake: FakeCupy) -> None:
+def test_the_command_line_shows_all_or_what_is_missing(
+    fake: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphc.backends.cuda.without_driver", lambda: None)
     text = devices_text()
     for line in (
         "cuda       usable: a GPU is there: A GPU, compute capability 9.0, 8 GiB",
@@ -478,6 +481,6 @@ def test_the_command_line_shows_all_or_what_is_missing(fake: FakeCupy) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_remedy_fits_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_driver_version", lambda: 12080)
+    monkeypatch.setattr(module, "driver_version", lambda: 12080)
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert "pip install 'graphc[cuda12]'" in probe().reason

@@ -8,7 +8,6 @@ recorded and compiles only where a device is: for both CUDA's own libraries are 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import math
 import re
@@ -23,6 +22,7 @@ import numpy as np
 from graphc.backends.base import Availability
 from graphc.backends.cuda.cublaslt import WORKSPACE_NBYTES, CublasLt, Multiplier, Plan
 from graphc.backends.cuda.device import DeviceError, DeviceMemoryError, Event, Facts
+from graphc.backends.cuda.driver import NO_DRIVER, driver_version
 from graphc.backends.cuda.libraries import load_library
 from graphc.backends.cuda.nvrtc import compile_cubin, nvrtc
 from graphc.codegen.launches import Product
@@ -453,7 +453,7 @@ def probe() -> Availability:
 
 def _driver() -> Mapping[str, str]:
     """Asked before CuPy is imported: without a driver that would be time lost."""
-    newest = f"for CUDA up to {_cuda_version(_driver_version())}"
+    newest = f"for CUDA up to {_cuda_version(driver_version())}"
     return {"driver": f"{_driver_release()}, {newest}".removeprefix(", ")}
 
 
@@ -532,14 +532,6 @@ def _import_cupy() -> Any:
     return cupy
 
 
-def _driver_version() -> int:
-    """The newest CUDA that the driver runs: 13000 for 13.0."""
-    version = ctypes.c_int()
-    if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
-        raise RuntimeError("it does not tell its version")
-    return version.value
-
-
 def _driver_release() -> str:
     """The driver's own version, such as 580.65.06; "" where the kernel does not tell it."""
     try:
@@ -557,7 +549,7 @@ def _cuda_version(number: int) -> str:
 def _remedy() -> str:
     """The command that installs what the driver can run, or what there is to do before."""
     try:
-        extra = "cuda12" if _driver_version() < 13000 else "cuda13"
+        extra = "cuda12" if driver_version() < 13000 else "cuda13"
     except (OSError, RuntimeError):
-        return "needs an NVIDIA GPU with its driver, then: pip install 'graphc[cuda13]'"
+        return NO_DRIVER
     return f"run: pip install 'graphc[{extra}]'"
