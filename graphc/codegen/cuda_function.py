@@ -24,9 +24,17 @@ THREADS = 256  # of a block, where nothing asks for another number
 RESIDENT = 8  # blocks of that size that a multiprocessor holds at a time
 VECTOR = 16  # bytes that one instruction moves
 NARROW_INDEX = 1 << 30  # elements up to which indices are 32-bit: 64-bit division is slow
-OWN_NAMES = (  # those of the printers and of CUDA
-    "e", "t", "v", "row", "rows", "chunk", "chunks", "active", "state", "unit", "tile", "x", "y",
-    "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize",
+CPP_KEYWORDS = (  # those that C does not have
+    "alignas", "alignof", "and_eq", "bitand", "bitor", "catch", "class", "compl", "concept",
+    "const_cast", "consteval", "constexpr", "constinit", "co_await", "co_return", "co_yield",
+    "decltype", "delete", "dynamic_cast", "explicit", "export", "friend", "mutable", "namespace",
+    "new", "noexcept", "not_eq", "nullptr", "operator", "or_eq", "private", "protected", "public",
+    "reinterpret_cast", "requires", "static_assert", "static_cast", "template", "this",
+    "thread_local", "throw", "try", "typeid", "typename", "using", "virtual", "xor", "xor_eq",
+)  # fmt: skip
+OWN_NAMES = (  # those of the printers, of CUDA and of C++
+    "e", "n", "t", "v", "row", "rows", "chunk", "chunks", "active", "state", "unit", "tile",
+    "x", "y", "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize", *CPP_KEYWORDS,
 )  # fmt: skip
 UNROLL = "#pragma unroll"
 
@@ -235,15 +243,17 @@ class Lanes:
         value = scope.value(store.value)
         if self.width == 1 or access.strides[self.loop] != 1:
             element = function.element(access, scope.variables, written=True)
-            self._body.append(f"{self._if()}{element} = {value};")
+            self._body.append(f"{self.condition}{element} = {value};")
             return
         pointer = function.pointer(access.base, written=True)
         name = function.names.fresh(f"{pointer}_{self.width}")
         self._before.append(f"{self._kind(access)} {name};")
         self._body.append(f"{name}.at[e] = {value};")
-        self._after.append(f"{self._if()}gx_store(&{pointer}[{self._place(access)}], {name});")
+        self._after.append(f"{self.condition}gx_store(&{pointer}[{self._place(access)}], {name});")
 
-    def _if(self) -> str:
+    @property
+    def condition(self) -> str:
+        """What stands before every store."""
         return f"if ({self.guard}) " if self.guard else ""
 
     def lines(self, scope: Scope, draws: Sequence[str] = ()) -> list[str]:

@@ -38,6 +38,7 @@ KEYWORDS = frozenset({  # of C
 
 
 FUNCTION = re.compile(r"k\d+_")  # what kernels are called
+OWN_PREFIXES = ("gx_", "_", "size_", "number_", "state_")
 PREDEFINED = frozenset({"linux", "unix", "errno", "math_errhandling"})  # macros in small letters
 
 
@@ -65,7 +66,10 @@ def identifier(wanted: str) -> str:
 def _is_reserved(word: str) -> bool:
     """Whether C's headers, the compiler or our own sources may have made a macro or a type of a
     word: NULL, M_PI, int64_t, linux."""
-    ours = word.startswith(("gx_", "_", "size_")) or FUNCTION.match(word) is not None
+    ours = (
+        word.startswith(("gx_", "_", "size_", "number_", "state_"))
+        or FUNCTION.match(word) is not None
+    )
     return ours or word.isupper() or word.endswith("_t") or word in PREDEFINED
 
 
