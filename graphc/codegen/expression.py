@@ -66,10 +66,7 @@ def identifier(wanted: str) -> str:
 def _is_reserved(word: str) -> bool:
     """Whether C's headers, the compiler or our own sources may have made a macro or a type of a
     word: NULL, M_PI, int64_t, linux."""
-    ours = (
-        word.startswith(("gx_", "_", "size_", "number_", "state_"))
-        or FUNCTION.match(word) is not None
-    )
+    ours = word.startswith(OWN_PREFIXES) or FUNCTION.match(word) is not None
     return ours or word.isupper() or word.endswith("_t") or word in PREDEFINED
 
 
