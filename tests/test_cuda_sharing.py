@@ -15,7 +15,9 @@ from graphc.backends.base import Availability
 from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_module import ORDERS
+from graphc.backends.cuda.nvrtc import compile_ptx
 from graphc.codegen.cuda import print_program
+from graphc.codegen.sources import splice
 from graphc.ir.graph import Graph
 
 ROWS, COLUMNS = 19, 100
@@ -31,6 +33,10 @@ def ordered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     )  # fmt: skip
     monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "ordered": made})
     return "ordered"
+
+
+def ptx_of(nodes: list[gx.Node]) -> str:
+    return compile_ptx(splice(printed(nodes).text), "sm_90")
 
 
 def compare(node: gx.Node, backend: str) -> None:
@@ -83,3 +89,20 @@ def test_names_of_inputs_are_no_words_of_cuda() -> None:
         loss = gx.softmax_cross_entropy(x, labels)
         outputs += [loss, gx.grad(loss, x), gx.exp(x).sum(0), x.T + 1, gx.dropout(x, 0.5)]
     check_compiles(printed(outputs), "sm_90")
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_columns_load_several_rows_before_they_store() -> None:
+    x, y = gx.input("x", (4096, 64)), gx.input("y", (4096, 64))
+    made = gx.where(x > 0, y, 0.0)
+    (text,) = re.findall(r"\.entry \w+_chunks\(.*?\n}", ptx_of([made, made.sum(0)]), re.DOTALL)
+    moves = re.findall(r"\b(ld|st)\.global", text)
+    assert moves[: moves.index("st")].count("ld") == 8
+
+
+@pytest.mark.parametrize("rows", [1, 31, 33, 300])
+def test_columns_in_place(ordered: str, rows: int) -> None:
+    """The masked gradient takes the place of what it is made from."""
+    x, one = gx.input("x", (rows, 40)), gx.const(np.eye(40, dtype="float32"))
+    made = gx.where(x > 0, x @ one, 0.0)
+    compare(made.sum(0) + (made @ one).sum(0), ordered)
