@@ -21,7 +21,7 @@ from graphc.ir.op import Kind
 from graphc.schedule.records import Access, Kernel, Store
 
 THREADS = 256  # of a block, where nothing asks for another number
-RESIDENT = 8  # blocks of that size that a multiprocessor holds at a time
+ENOUGH = 64  # blocks for each multiprocessor: eight times what it holds, of few registers
 VECTOR = 16  # bytes that one instruction moves
 NARROW_INDEX = 1 << 30  # elements up to which indices are 32-bit: 64-bit division is slow
 CPP_KEYWORDS = (  # those that C does not have

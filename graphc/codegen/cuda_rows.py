@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import prod
 
 from graphc.codegen.cuda_function import (
+    ENOUGH,
     NOTHING,
     THREADS,
     UNROLL,
@@ -72,8 +73,7 @@ def _print_whole(
     rows.store_results()
     text = function.text(kernel.name, rows.lines(), function.comment(), rows.block)
     blocks = -(-int(rows.count) // rows.per_block)
-    resident = 2048 // rows.block  # blocks that a multiprocessor holds at a time
-    launch = function.launch(kernel.name, blocks, rows.block, resident)
+    launch = function.launch(kernel.name, blocks, rows.block, ENOUGH * THREADS // rows.block)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 

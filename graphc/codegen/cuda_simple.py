@@ -13,8 +13,8 @@ from math import prod
 import numpy as np
 
 from graphc.codegen.cuda_function import (
+    ENOUGH,
     NOTHING,
-    RESIDENT,
     THREADS,
     CudaFunction,
     CudaPrinted,
@@ -52,7 +52,7 @@ def print_elementwise(tables: Tables, kernel: Kernel, number: int) -> CudaPrinte
         lines += _tail(function, width, whole)
     text = function.text(kernel.name, lines, function.comment())
     blocks = -(-max(1, int(whole) // width) // THREADS)
-    launch = function.launch(kernel.name, blocks, per_multiprocessor=RESIDENT)
+    launch = function.launch(kernel.name, blocks, per_multiprocessor=ENOUGH)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 
@@ -163,7 +163,7 @@ def _print_transposed(tables: Tables, kernel: Kernel, number: int, across: int) 
     text = function.text(kernel.name, lines, f"{function.comment()}; by tiles")
     tiles = -(-int(rows) // TILE) * -(-int(columns) // TILE)
     blocks = tiles * prod(int(kernel.space[o]) for o in others)
-    launch = function.launch(kernel.name, blocks, per_multiprocessor=RESIDENT)
+    launch = function.launch(kernel.name, blocks, per_multiprocessor=ENOUGH)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 
@@ -190,7 +190,7 @@ def print_join(tables: Tables, kernel: Kernel, number: int) -> CudaPrinted:
         to = f"{function.pointer(out, written=True)}[i]"
         lines = _each(function, function.extent(total), "i", [f"{to} = {value};"])
         functions.append((name, function.text(name, lines, "what lies between the pieces")))
-        launches.append(function.launch(name, _blocks(total), per_multiprocessor=RESIDENT))
+        launches.append(function.launch(name, _blocks(total), per_multiprocessor=ENOUGH))
     ndim = max(len(p.shape) for p in kernel.pieces)
     function = CudaFunction(tables, kernel, slots, number, ndim)
     lines = []
@@ -202,7 +202,7 @@ def print_join(tables: Tables, kernel: Kernel, number: int) -> CudaPrinted:
     comment = f"join into {' x '.join(map(plain, kernel.space)) or 'one element'}"
     functions.append((kernel.name, function.text(kernel.name, lines, comment)))
     most = max(prod(int(n) for n in p.shape) for p in kernel.pieces)
-    launches.append(function.launch(kernel.name, _blocks(most), per_multiprocessor=RESIDENT))
+    launches.append(function.launch(kernel.name, _blocks(most), per_multiprocessor=ENOUGH))
     return CudaPrinted(tuple(functions), tuple(x for x in launches if x.blocks), slots)
 
 
