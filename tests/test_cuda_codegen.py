@@ -118,6 +118,16 @@ def test_rows_bound_vectors(columns: int, vector: str) -> None:
 
 
 @pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_integers_wrap_around(dtype: str) -> None:
+    """The compiler does not hold k + 1 > k for true, nor k * k >= 0, and need not load k then."""
+    k = gx.input("k", (1024,), dtype)
+    for made in (k + 1 > k, k * k >= 0):
+        ((loads, _),) = vector_moves(printed([made])).values()
+        assert loads
+
+
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     ("join", "vectors"),
     [

@@ -46,6 +46,7 @@ class CudaFunction(BaseFunction):
         self, tables: Tables, kernel: Kernel, slots: Slots, number: int, ndim: int | None = None
     ) -> None:
         super().__init__(tables, kernel, slots, ndim, OWN_NAMES)
+        self.context.computed = _wrapping
         self.number = number  # of the kernel in the program
         self.index = "int" if _reach(kernel) < NARROW_INDEX else "int64_t"
         self._parameters: dict[str, KernelArgument] = {}  # declaration -> argument
@@ -334,6 +335,12 @@ def _reach(kernel: Kernel) -> int:
                        for s, n in zip(access.strides, piece.shape, strict=True))  # fmt: skip
             most = max(most, int(access.offset) + ends)
     return most
+
+
+def _wrapping(node: Node, text: str) -> str:
+    """An expression of integers that wraps around, as NumPy's do."""
+    computes = node.dtype.kind == "i" and all(i.dtype.kind == "i" for i in node.inputs)
+    return f"gx_wrapping({text})" if computes and not text.startswith("gx_") else text
 
 
 def _wrapped(head: str, parameters: Sequence[str]) -> str:

@@ -195,7 +195,7 @@ class Context:
     """What the statements of one kernel are printed from: names, and how operands are read.
 
     `load(operand, variables)` gives the C expression of an operand at a point; `number(node)` that
-    of a constant.
+    of a constant; `computed(node, text)` that of what an op computes by `text`.
     """
 
     kernel: Kernel
@@ -205,6 +205,7 @@ class Context:
     kept: dict[int, Callable[[Sequence[str]], str]] = field(
         default_factory=dict[int, Callable[[Sequence[str]], str]]
     )  # full-level values that lie in memory, by statement
+    computed: Callable[[Node, str], str] = lambda _, text: text
 
 
 @dataclass
@@ -253,9 +254,9 @@ class Scope:
     def _print(self, number: int) -> None:
         statement = self.context.kernel.statements[number]
         args = [self.argument(a) for a in statement.args]
-        text = args[0] if statement.is_copy else expression(statement.node, args)
-        name = self.context.names[number]
-        self.lines.append(f"const {c_type(statement.node.dtype)} {name} = {text};")
+        node, name = statement.node, self.context.names[number]
+        text = args[0] if statement.is_copy else self.context.computed(node, expression(node, args))
+        self.lines.append(f"const {c_type(node.dtype)} {name} = {text};")
         self.known[number] = name
 
     def argument(self, argument: Argument) -> str:
