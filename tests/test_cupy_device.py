@@ -4,6 +4,7 @@ import gc
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_streams_of_threads_are_different(fake: FakeCupy, device: Device) -> Non
         with per_thread, device.active():
             pass
     assert fake.said() == [("record", 2), ("wait", 2, (2, 1)), ("record", 2)]
+
+
+def test_threads_use_the_device_one_at_a_time(device: Device) -> None:
+    inside = threading.Event()
+
+    def use() -> None:
+        with device.active():
+            inside.set()
+
+    other = threading.Thread(target=use)
+    with device.active(), device.active():
+        other.start()
+        assert not inside.wait(0.05)
+    other.join(10)
+    assert inside.is_set()
 
 
 def test_device_is_current_and_the_old_one_comes_back(fake: FakeCupy) -> None:

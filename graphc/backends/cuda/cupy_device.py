@@ -11,6 +11,7 @@ import contextlib
 import gc
 import math
 import re
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
@@ -101,25 +102,37 @@ class _Function:
 
 
 class _Active:
-    """The context in which a device is used; entered twice for each step, so without ceremony."""
+    """The context in which a device is used; entered twice for each step, so without ceremony.
 
-    __slots__ = ("_device", "_get", "_index", "_previous", "_set")
+    One thread at a time: work of two on streams of their own would mix, while products share a
+    workspace, and the order of streams knows one latest piece of work.
+    """
+
+    __slots__ = ("_device", "_get", "_index", "_lock", "_previous", "_set")
 
     def __init__(self, device: CupyDevice, runtime: Any) -> None:
         self._device, self._index = device, device.index
         self._get, self._set = runtime.getDevice, runtime.setDevice
-        self._previous = self._index
+        self._lock, self._previous = device.lock, self._index
 
     def __enter__(self) -> None:
-        self._previous = self._get()
-        if self._previous != self._index:
-            self._set(self._index)
-        self._device.arrive()
+        self._lock.acquire()
+        try:
+            self._previous = self._get()
+            if self._previous != self._index:
+                self._set(self._index)
+            self._device.arrive()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._device.leave()
-        if self._previous != self._index:
-            self._set(self._previous)
+        try:
+            self._device.leave()
+            if self._previous != self._index:
+                self._set(self._previous)
+        finally:
+            self._lock.release()
 
 
 class CupyDevice:
@@ -140,6 +153,7 @@ class CupyDevice:
         self._last: Any = None  # the stream of the latest work
         self._marked = False  # whether the event `_mark` lies behind that work
         self._recording = False
+        self.lock = threading.RLock()  # of those who use the device: see _Active
 
     @property
     def facts(self) -> Facts:

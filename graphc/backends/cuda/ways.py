@@ -203,11 +203,11 @@ class Replayed:
         self._rooms = memory.rooms.take(2 * WORD * self.staging.words)
         self._version = -1
         self._ran = False
-        self._recordings: dict[tuple[int, bool], Recording] = {}
+        self._recordings: dict[tuple[int, bool, bool], Recording] = {}
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         arrays, addresses = self.parts.fresh()
-        recording = self._recording(1, counting=False)
+        recording = self._recording(1, counting=False, fetching=_any_on_device(inputs))
         berth = self._stage(inputs, addresses)
         self.parts.replay(recording)
         self._ran = True
@@ -224,7 +224,7 @@ class Replayed:
             while left:
                 most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.chosen))))
                 together = most if self._ran and left >= most else 1
-                self._recording(together, counting=True).replay()
+                self._recording(together, counting=True, fetching=bool(given)).replay()
                 self._ran = True
                 left -= together
 
@@ -272,18 +272,22 @@ class Replayed:
 
     # -- recordings
 
-    def _recording(self, steps: int, counting: bool) -> Recording:
-        """A number of steps, which the device counts if there are draws or several steps."""
+    def _recording(self, steps: int, counting: bool, fetching: bool) -> Recording:
+        """A number of steps. The device counts them if there are draws or several steps, and
+        fetches inputs if it has any: those of the host come with the table. The very first step
+        does both, so that all functions are loaded."""
         fetch, deliver, launches, after = self._calls()
-        found = self._recordings.get((steps, counting))
+        key = steps, counting, fetching
+        found = self._recordings.get(key)
         if found is not None:
             return found
-        step = [*fetch, *deliver, *launches, *after]
-        if counting or self.parts.draws:
+        first = not self._ran
+        step = [*(fetch if fetching or first else ()), *deliver, *launches, *after]
+        if counting or self.parts.draws or first:
             step.append(self._advance)
-        if not self._ran:
+        if first:
             return InTurn(step * steps)
-        found = self._recordings[steps, counting] = self._recorded(step * steps)
+        found = self._recordings[key] = self._recorded(step * steps)
         return found
 
     def _recorded(self, calls: Sequence[Call]) -> Recording:
@@ -323,18 +327,24 @@ class Replayed:
             arguments = (
                 rooms + 2 * WORD * first, table + WORD * (1 + first), table, len(group)
             )  # fmt: skip
-            nbytes = sum(map(buffer_nbytes, group))
-            calls.append([self._mover(name, arguments, nbytes)] if nbytes else [])
+            largest = max(map(buffer_nbytes, group), default=0)
+            calls.append([self._mover(name, arguments, largest)] if largest else [])
             first += len(group)
         state = parts.memory.address(parts.state)
         self._advance = parts.device.launcher(parts.functions["gx_advance"], 1, 1, (state, table))
         return calls[0], calls[1], parts.launches.bind(at, state), calls[2]
 
-    def _mover(self, name: str, arguments: Sequence[int], nbytes: int) -> Call:
-        """A launch that copies so many bytes, 16 with each thread in a go."""
-        device = self.parts.device
-        blocks = min(-(-nbytes // (16 * THREADS)), 2 * device.facts.multiprocessors)
+    def _mover(self, name: str, arguments: Sequence[int], largest: int) -> Call:
+        """A launch that copies some arrays, the largest of so many bytes: each has its own blocks,
+        whose threads copy 16 bytes in a go."""
+        device, count = self.parts.device, arguments[-1]
+        most = max(1, 8 * device.facts.multiprocessors // count)
+        blocks = count * min(-(-largest // (16 * THREADS)), most)
         return device.launcher(self.parts.functions[name], blocks, THREADS, arguments)
+
+
+def _any_on_device(inputs: Sequence[Any]) -> bool:
+    return any(isinstance(given, DeviceArray) for given in inputs)
 
 
 def _on_device(device: Device, array: Any) -> DeviceArray:
