@@ -87,6 +87,24 @@ def test_profile_names_the_kernel_of_a_late_fault(device: StandIn) -> None:
         _ = programs.a.value
 
 
+def test_values_that_cannot_be_restored_count_as_lost(
+    device: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs(device)
+    programs.exe()
+
+    def refuse(*_: int) -> None:
+        raise DeviceError("no copies any more")
+
+    with (
+        pytest.raises(DeviceError, match="no copies any more"),
+        programs.exe._compiled("a test").runner.unchanged(),
+    ):
+        monkeypatch.setattr(device, "copy", refuse)
+    with pytest.raises(gx.InputError, match=r"the value of a is undefined.*no copies any more"):
+        _ = programs.a.value
+
+
 def test_an_illegal_launch_names_kernel_and_ops(device: StandIn) -> None:
     programs = Programs(device)
     device.faults.append(DeviceError("too many threads"))
