@@ -174,10 +174,12 @@ class FakeCupy(ModuleType):
     def _runtime(self, devices: int) -> SimpleNamespace:
         def copy(to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
             self.say("copy", kind, nbytes, stream)
+            self.fail_if_told("copy")
             ctypes.memmove(to, source, nbytes)
 
         def fill(to: int, value: int, nbytes: int, stream: int) -> None:
             self.say("fill", value, nbytes, stream)
+            self.fail_if_told("fill")
             ctypes.memset(to, value, nbytes)
 
         def synchronize(stream: int) -> None:

@@ -304,21 +304,30 @@ def test_launch_error_names_the_kernel(fake: FakeCupy, device: Device) -> None:
     with pytest.raises(DeviceError, match=r"kernel scale .* 3 x 4096 threads: .*invalid") as caught:
         launch()
     assert "any more" not in str(caught.value)
+    assert not caught.value.late
 
 
 def test_sticky_errors(fake: FakeCupy, device: Device) -> None:
-    fake.fail = dict.fromkeys(("synchronize", "launch"), ILLEGAL)
     with device.active():
+        launch = device.launcher(device.load("text")("scale"), 1, 32, ())
         with device.record() as recorder:
             pass
+        at = device.allocate(8).address
+        fake.fail = dict.fromkeys(("synchronize", "launch", "kernel", "copy", "fill"), ILLEGAL)
         for action in (
+            launch,
+            lambda: device.upload(at, np.zeros(1)),
+            lambda: device.copy(at, at, 8),
+            lambda: device.fill(at, 8),
             device.synchronize,
-            lambda: device.download(np.zeros(1), device.allocate(8).address),
+            lambda: device.download(np.zeros(1), at),
             device.event().wait,
             recorder.recording.replay,
         ):
-            with pytest.raises(DeviceError, match=r"illegal memory access; .* any more"):
+            with pytest.raises(DeviceError, match=r"illegal memory access; .* any more") as caught:
                 action()
+            assert caught.value.late
+            assert str(caught.value).startswith("work on the device failed")  # not this call
 
 
 def test_cubin_that_does_not_load(fake: FakeCupy, device: Device) -> None:

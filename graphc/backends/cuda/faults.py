@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from graphc.backends.cuda.device import Device, DeviceError
 from graphc.ir.node import Param
@@ -41,13 +41,13 @@ class Work:
         return said + (f"; the values that it updates count as lost: {names}" if updates else "")
 
 
-_known: WeakKeyDictionary[Device, WeakSet[Work]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Device, WeakKeyDictionary[Work, None]] = WeakKeyDictionary()
 
 
 def watched(device: Device, name: str, program: Program) -> Work:
     """The work of a program, to be suspected as long as the record lives."""
     work = Work(name, program)
-    _known.setdefault(device, WeakSet()).add(work)
+    _known.setdefault(device, WeakKeyDictionary())[work] = None
     return work
 
 
