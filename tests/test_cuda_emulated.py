@@ -14,8 +14,9 @@ from programs import Program, assert_same, forms, given, merged, training_step
 import graphc as gx
 from graphc import backends
 from graphc.backends.base import Options
+from graphc.backends.cuda import EMULATOR
 from graphc.backends.cuda import runner as cuda_runner
-from graphc.backends.cuda.cuda_backend import EMULATOR, backend_on
+from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_module import ORDERS
 from graphc.codegen.cuda import CudaProgram, print_program
@@ -318,8 +319,8 @@ def test_transposes(device: EmulatedDevice, dtype: str) -> None:
     sizes = [(33, 65), (8, 8), (9, 7), (31, 100), (100, 257), (1, 40), (32, 64)]
     for i, (m, n) in enumerate(sizes):
         x, y = gx.input(f"x{i}", (m, n), dtype), gx.input(f"y{i}", (n, m), dtype)
-        nodes += [x.T, x.T == y, gx.where(x.T == y, x.T, y), x.T[::-1], x[1:, 2:].T,
-                  gx.where(x.T == x.T[::-1], x.T[::-1], y)]  # fmt: skip
+        nodes += [x.T, y == x.T, gx.where(y == x.T, x.T, y), x.T[::-1], x[1:, 2:].T,
+                  gx.where(x.T[::-1] == x.T, x.T[::-1], y)]  # fmt: skip
     c, d = gx.input("c", (3, 33, 20), dtype), gx.input("d", (2, 9, 35, 4), dtype)
     nodes += [c.transpose(axes) for axes in ((0, 2, 1), (2, 1, 0), (1, 0, 2), (1, 2, 0), (2, 0, 1))]
     nodes += [d.transpose(axes) for axes in ((0, 2, 1, 3), (3, 2, 1, 0), (0, 3, 2, 1))]

@@ -352,12 +352,10 @@ class Rows:
         given = self.outer.argument(statement.args[1])
         self.outer.lines.append(f"const int64_t {label} = {given};")
         inside = f"{label} >= 0 && {label} < {size}"
-        kept, self.context.kept = self.context.kept, {}  # by the threads that have the elements
         draws = self.function.draws(operands(self.kernel, number)[:1], variables, 1)
         self.context.load = self.function.element_of
         point = Scope(self.context, tuple(variables), [], self.outer)
         value = point.argument(statement.args[0])
-        self.context.kept = kept
         missing = literal(float("nan") if dtype.kind == "f" else 0, dtype)
         self.outer.lines += [
             f"{c_type(dtype)} {name} = {missing};",
