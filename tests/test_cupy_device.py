@@ -20,6 +20,7 @@ from graphc.backends.cuda import cupy_device as module
 from graphc.backends.cuda.cupy_device import CupyDevice, cupy_device, probe
 from graphc.backends.cuda.device import Device, DeviceError, DeviceMemoryError
 from graphc.backends.cuda.libraries import load_stand_in
+from graphc.backends.cuda.tuning import Budget, Clock
 from graphc.backends.native_backend import NATIVE
 from graphc.cli import devices_text
 from graphc.codegen.launches import Product
@@ -293,6 +294,17 @@ def test_events(fake: FakeCupy, device: Device) -> None:
         end.wait()
     assert end.seconds_since(start) == pytest.approx(2e-3)
     assert fake.said()[-1] == ("wait for", (0, 3))
+
+
+def test_measuring_replays_a_recording(fake: FakeCupy, device: Device) -> None:
+    with device.active():
+        launch = device.launcher(device.load("text")("scale"), 1, 32, ())
+        fake.said()
+        assert 0 < Clock(device, Budget(10.0)).seconds(launch) < float("inf")
+    said = [words[0] for words in fake.said()]
+    once = ["launch", "record", "launch", "record", "wait for"]
+    replay = ["record", "graph", "record", "wait for"]
+    assert said == [*once, "begin", "launch", "end", "upload graph", *replay, *replay]
 
 
 # -- errors

@@ -30,6 +30,7 @@ from graphc.codegen.launches import Product
 from graphc.ir.philox import Draws
 from graphc.testing import assert_close
 
+KEEPS_NAN = tuning.keeps_nan.__wrapped__
 FACTS = Facts("A GPU", "sm_90", 4, (("driver", "13.0"), ("cuBLASLt", "13.0.2")), timed=True)
 
 
@@ -104,6 +105,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("no C or C++ compiler")
     monkeypatch.setattr(tuning, "FILE", f"tuning-{uuid.uuid4().hex}")
     monkeypatch.setattr(runner, "Budget", lambda: Budget(1e9))
+    monkeypatch.setattr(tuning, "keeps_nan", lambda device: True)  # asked beside all else
     monkeypatch.setattr(device_peaks, "GEMM_SIZE", 64)  # the device is none
     monkeypatch.setattr(device_peaks, "COPY_NBYTES", 1 << 20)
 
@@ -359,6 +361,27 @@ def test_epilogues_that_the_library_refuses(monkeypatch: pytest.MonkeyPatch) -> 
     assert case.launches.taken == ()
     assert case.launches.choices == {}
     assert "epilogue" not in case.exe.explain()
+
+
+def test_an_epilogue_that_loses_nan_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "keeps_nan", lambda device: False)
+    case = Case(Clocked(), monkeypatch)
+    case.run()
+    assert not case.launches.taken
+    assert len(case.launches.chosen) == 3
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_whether_the_library_keeps_nan(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, download = EmulatedDevice(), EmulatedDevice.download
+
+    def lost(device: EmulatedDevice, into: np.ndarray, address: int) -> None:
+        download(device, into, address)
+        np.nan_to_num(into, copy=False)
+
+    if not keeps:
+        monkeypatch.setattr(EmulatedDevice, "download", lost)
+    assert KEEPS_NAN(device) is keeps
 
 
 def test_a_bias_that_does_not_lie_right() -> None:

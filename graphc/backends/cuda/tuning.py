@@ -15,7 +15,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +25,7 @@ from graphc.backends.cache import object_cache
 from graphc.backends.cuda.cublaslt import Multiplier, describe, extents
 from graphc.backends.cuda.device import Device, DeviceError, Facts, Recording
 from graphc.backends.cuda.launching import Call, Launches, arguments_of
-from graphc.codegen.launches import Address, Launch, ProductLaunch
+from graphc.codegen.launches import Address, Launch, Product, ProductLaunch
 from graphc.codegen.tables import Slot
 from graphc.errors import BackendUnavailable
 from graphc.ir.tensor_type import as_dtype
@@ -42,6 +42,7 @@ MOST_RUNS = 16  # in a measurement
 TRIES = 2  # measurements, of which the faster counts
 FILE = "tuning"  # the note's name
 MOST_ANSWERS = 4096  # for one device; the oldest are forgotten
+SIDE = 16  # of the matrices with which the library is asked whether it keeps NaN
 PATTERN = 1 << 14  # values, repeated in operands
 
 
@@ -99,7 +100,7 @@ class _Tuning:
         """Whether the product does what comes after it, too: if nothing is known, it does, which
         spares a launch and a pass over memory."""
         instead = self.launches.choices.get(first)
-        if instead is None:
+        if instead is None or not self._is_faithful(instead):
             self._choose_algorithm(plain)
             return False
         question = f"epilogue: {describe(instead.product)}"
@@ -117,6 +118,11 @@ class _Tuning:
         one = self.of.clock.seconds(self._work([instead]))
         self.answers.put(question, int(one < two))
         return one < two
+
+    def _is_faithful(self, launch: ProductLaunch) -> bool:
+        """Whether an epilogue computes what our kernel does: NaN stays NaN, which the library does
+        not promise."""
+        return "RELU" not in launch.product.epilogue or keeps_nan(self.of.device)
 
     def _choose_algorithm(self, launch: ProductLaunch) -> None:
         multiplier = self.launches.multipliers[launch.product]
@@ -223,6 +229,25 @@ def _runs(once: float) -> int:
 def _flops(launch: ProductLaunch) -> int:
     p = launch.product
     return p.batch * p.m * p.n * p.k
+
+
+@lru_cache(maxsize=16)
+def keeps_nan(device: Device) -> bool:
+    """Whether NaN passes through the library's rectifier."""
+    product = Product(SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, "float32", "float32", epilogue="RELU")
+    values = np.full((3, SIDE, SIDE), np.nan, np.float32)
+    block = device.allocate(values.nbytes)
+    a, b, c = (block.address + i * values[i].nbytes for i in range(3))
+    values[1], values[2] = 1, 0
+    device.upload(block.address, values)
+    try:
+        device.multiplier(product)(a, b, c, 0)
+        device.download(values[2], c)
+    except DeviceError as error:
+        if error.late:
+            raise
+        return False
+    return bool(np.isnan(values[2]).all())
 
 
 def fill_random(device: Device, address: int, nbytes: int, dtype: np.dtype[Any]) -> None:
