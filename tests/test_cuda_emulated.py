@@ -589,7 +589,7 @@ def columns() -> list[gx.Node]:
 
 
 def turned() -> list[gx.Node]:
-    return [gx.exp(gx.input("x", (300, 257)).T)]  # more tiles than blocks
+    return [gx.exp(gx.input("x", (600, 560)).T)]  # more tiles than blocks
 
 
 def vectors() -> list[gx.Node]:
