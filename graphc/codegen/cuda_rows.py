@@ -39,6 +39,8 @@ from graphc.schedule.records import Access, Kernel, Level, Load, Store, Value
 REGISTERS = 64  # values of a row that a thread may hold; half as many in a block of 1024
 PACKS = 8  # vectors of a row that a thread handles where there are threads enough
 MOST_THREADS = 1024
+ACROSS = 8  # threads of a row that lies across memory, of whatever size
+BUSY = 1 << 15  # threads that keep a large device busy
 CHUNKED_FROM = 1 << 15  # elements from which a reduction to few values is cut into chunks
 CHUNK = 1 << 13  # elements of a chunk, at least
 MOST_CHUNKS = 1024
@@ -90,10 +92,15 @@ class Shape:
         """For rows with `held` values of each element to be kept in registers, and at least so many
         threads."""
         size = prod((kernel.space[i] for i in inner), start=1)
-        if is_symbolic(size):
-            return Shape(width, THREADS)
+        across = inner[-1] != len(kernel.space) - 1  # neighbours in memory are of other rows
+        if is_symbolic(kernel.size if across else size):
+            return Shape(width, ACROSS if across else THREADS)
         items = max(1, -(-int(size) // width))
         threads = least
+        if across:  # threads side by side read them together, where there are rows enough
+            while threads < THREADS and threads * kernel.size < BUSY * size and threads < items:
+                threads *= 2
+            return Shape(width, threads)
         while threads < 32 and threads < items:
             threads *= 2
         most = 32 if items <= 32 * PACKS else MOST_THREADS
