@@ -6,6 +6,7 @@ import ctypes
 import gc
 import shutil
 import subprocess
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,25 @@ def test_the_host_never_overwrites_what_is_still_to_be_copied() -> None:
     exe = compiled(x * 2)
     kept = [exe(x=np.full(4, i, "float32")) for i in range(3 * BERTHS)]
     assert [fetch(array).tolist() for array in kept] == [[2 * i] * 4 for i in range(3 * BERTHS)]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_arrays_of_the_caller_outlive_what_reads_them(
+    way: str, device: StandIn, many: bool
+) -> None:
+    """Their memory may be given back to another stream, or by another library."""
+    exe = compiled(gx.input("x", (4,)) * 2)
+    ended: list[tuple[int, int]] = []  # work done when an array ended, and when it may
+    kept: list[Any] = []
+    for _ in range(3 * BERTHS):
+        given = device.array(np.ones((1, 4) if many else 4, "float32"))
+        reading = [0]
+        weakref.finalize(given, lambda r=reading: ended.append((device.worked, r[0])))
+        kept.append(exe.run_many(x=given) if many else exe(x=given))
+        reading[0] = device.worked + len(device.queue) - 1  # but for a mark
+        del given
+    assert len(ended) >= BERTHS
+    assert all(done >= needed for done, needed in ended), way
 
 
 @pytest.mark.usefixtures("way")
@@ -262,7 +282,7 @@ def test_large_arrays_are_used_where_they_are(device: StandIn) -> None:
     result = exe(x=given)
     assert_same([fetch(result)], [value * 2])
     assert device.used == used + value.nbytes  # the result, and no slots
-    assert device.worked == worked + 1
+    assert device.worked == worked + 2  # a launch and a mark
     assert device.replays == 0
 
 
