@@ -21,6 +21,7 @@ import graphc as gx
 from graphc import backends
 from graphc.backends.base import Options, Repeating
 from graphc.backends.cuda import ways
+from graphc.backends.cuda.device import DeviceError
 from graphc.backends.cuda.launching import Launches
 from graphc.backends.cuda.runner import CudaRunner
 from graphc.backends.cuda.staging import BERTHS
@@ -53,6 +54,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device:
     monkeypatch.setattr(ways, "SHARE", 1 << 60)
     assert device.name in backends.BACKENDS
     return request.param
+
+
+NOWHERE = (Address(0), Address(0), Address(0))
 
 
 def compiled(outputs: Any, updates: Any = None, **options: Any) -> Any:
@@ -673,6 +677,29 @@ def test_node_by_node_where_nothing_can_be_compiled(name: str) -> None:
         made = [*exe(), *(p.value for p in updates)]
         for have, want in zip(made, expected, strict=True):
             assert_close(have, want, name)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_node_by_node_where_the_library_refuses_a_product(
+    late: bool, eager: NumpyStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(product: Product) -> Any:
+        raise DeviceError(f"no algorithm for {product.m} rows", late=late)
+
+    monkeypatch.setattr(eager, "load", lambda text: eager.kernels.get)
+    monkeypatch.setattr(eager, "multiplier", refuse)
+    given = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    product = gx.input("x", (3, 4)) @ gx.const(given.T.copy())
+    launch = ProductLaunch(Product(3, 3, 4, 4, 3, 3, "float32", "float32"), *NOWHERE, 0)
+    text = Text("", ("",), (launch,))
+    monkeypatch.setattr("stand_in.print_on", lambda *_: text)
+    if late:  # what was asked for before has failed: nothing else will do
+        with pytest.raises(DeviceError, match="no algorithm"):
+            compiled(product)
+        return
+    exe = compiled(product)
+    assert "node by node, not compiled: no algorithm for 3 rows" in exe.backend_reason
+    assert_close(np.asarray(exe(x=given)), given @ given.T)
 
 
 @pytest.mark.usefixtures("eager")
