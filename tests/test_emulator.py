@@ -604,6 +604,19 @@ def test_a_recording_equals_direct_launches(order: str) -> None:
     assert results[1][:100].any()
 
 
+def test_an_interrupt_waits_for_the_end_of_a_recording(device: EmulatedDevice) -> None:
+    with device.active(), device.record() as recorder:
+        pass
+    done: list[str] = []
+    recorder.recording.works += [
+        lambda: done.append("first"), lambda: signal.raise_signal(signal.SIGINT),
+        lambda: done.append("last"),
+    ]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        recorder.recording.replay()
+    assert done == ["first", "last"]
+
+
 def test_a_recording_has_no_copies_between_host_and_device(device: EmulatedDevice) -> None:
     refused: tuple[Callable[[], object], ...] = (
         lambda: device.allocate(1),
