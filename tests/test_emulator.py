@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -254,6 +255,12 @@ def test_functions() -> None:
     assert i.tolist() == [3, 1, 3, 8, 31, 32, 0, 4, 0, 5, 9]
 
 
+def test_arrays_that_cannot_be_written_are_read() -> None:
+    x, y = np.broadcast_to(np.float32(1.5), 31), np.zeros(31, np.float32)
+    run_kernel(KERNELS, "axpb", 1, 64, x, y, 31, 0.25)
+    assert y.tolist() == [3.25] * 31
+
+
 def test_types_of_parameters_are_converted_or_refused() -> None:
     text = 'extern "C" __global__ void put(int *out, int n, float x, bool b) '
     text += "{ out[0] = n; out[1] = (int)(4 * x); out[2] = b; }"
@@ -448,6 +455,28 @@ def test_it_is_a_device(device: EmulatedDevice) -> None:
     assert 0 <= end.seconds_since(start) < 1
 
 
+def test_what_another_thread_does_is_not_recorded(device: EmulatedDevice) -> None:
+    with device.active():
+        block = device.allocate(4)
+    asked, used = threading.Event(), threading.Event()
+
+    def use() -> None:
+        asked.set()
+        with device.active():
+            device.upload(block.address, np.ones(4, np.uint8))
+        used.set()
+
+    other = threading.Thread(target=use)
+    with device.active(), device.record() as recorder:
+        other.start()
+        asked.wait(10)
+        assert not used.wait(0.05)
+        device.fill(block.address, 4)
+    other.join(10)
+    assert used.is_set()
+    assert len(recorder.recording.works) == 1
+
+
 @pytest.mark.parametrize("nbytes", [0, 1, 255, 256, 257, 4096, 70000])
 @pytest.mark.parametrize("at_end", [True, False])
 def test_memory(nbytes: int, at_end: bool) -> None:
@@ -492,6 +521,21 @@ def test_out_of_memory() -> None:
     assert device.free_nbytes() == 2048
     assert np.isnan(view).all()
     del view
+    assert device.free_nbytes() == 4096
+
+
+def test_memory_given_back_while_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a collection of garbage does, which may come at any time."""
+    device = EmulatedDevice(capacity=4096)
+    blocks = [device.allocate(256) for _ in range(4)]
+    real = device.memory._rounded
+
+    def rounded(nbytes: int) -> int:
+        blocks.clear()
+        return real(nbytes)
+
+    monkeypatch.setattr(device.memory, "_rounded", rounded)
+    device.free_nbytes()
     assert device.free_nbytes() == 4096
 
 
@@ -564,6 +608,19 @@ def test_a_recording_equals_direct_launches(order: str) -> None:
     assert np.array_equal(results[0], results[2])
     assert np.array_equal(results[1], results[3])
     assert results[1][:100].any()
+
+
+def test_an_interrupt_waits_for_the_end_of_a_recording(device: EmulatedDevice) -> None:
+    with device.active(), device.record() as recorder:
+        pass
+    done: list[str] = []
+    recorder.recording.works += [
+        lambda: done.append("first"), lambda: signal.raise_signal(signal.SIGINT),
+        lambda: done.append("last"),
+    ]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        recorder.recording.replay()
+    assert done == ["first", "last"]
 
 
 def test_a_recording_has_no_copies_between_host_and_device(device: EmulatedDevice) -> None:

@@ -49,9 +49,9 @@ def choose(name: str) -> Choice:
         return Choice(first, "; ".join(["auto", *passed]), others)
     backend = _named(name)
     if backend is None:
-        near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
+        near = difflib.get_close_matches(name, ("auto", *BACKENDS), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(ORDER)}{hint}")
+        raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(BACKENDS)}{hint}")
     available = backend.probe()
     if not available.usable:
         raise BackendUnavailable(
