@@ -20,6 +20,7 @@ from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_memory import EmulatorError
 from graphc.backends.cuda.emulated_module import ORDERS, Module
+from graphc.codegen import cuda_function
 from graphc.codegen.cuda import CudaProgram, print_program
 from graphc.evaluate import evaluate
 from graphc.executable import Executable
@@ -120,6 +121,17 @@ SIZES = [(0, 3), (3, 0), (1, 1), (1, 7), (7, 1), (37, 5), (33, 1025), (31, 33), 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_forms(device: EmulatedDevice, size: tuple[int, int]) -> None:
     nodes = [node for name, made in forms(*size).items() if name != "draws" for node in made]
+    check(device, nodes, given(nodes))
+
+
+@pytest.mark.parametrize("size", [(37, 5), (33, 1025), (300, 700)], ids=str)
+def test_forms_with_wide_indices(
+    device: EmulatedDevice, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are where there are 2^30 elements, which would be too many here."""
+    monkeypatch.setattr(cuda_function, "NARROW_INDEX", 0)
+    nodes = [node for name, made in forms(*size).items() if name != "draws" for node in made]
+    assert not re.search(r"gx_(first|all)<int>", compiled(nodes).source)
     check(device, nodes, given(nodes))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import in_threads
 from stand_in import NumpyStandIn, StandIn, stand_in_backend
 
 import graphc as gx
@@ -14,6 +16,7 @@ from graphc import backends
 from graphc.backends.cuda import ways
 from graphc.backends.cuda.device import DeviceError
 from graphc.backends.cuda.device_peaks import device_peaks
+from graphc.backends.cuda.faults import waiting, watched
 
 
 @pytest.fixture(params=["replayed", "direct"], autouse=True)
@@ -141,6 +144,26 @@ def test_programs_that_are_gone_are_not_suspected(device: StandIn) -> None:
     device.lost = True
     with pytest.raises(DeviceError, match=r"^an illegal access$"):
         programs.reader.synchronize()
+
+
+def test_programs_are_made_while_others_wait(device: StandIn) -> None:
+    program = Programs(device).exe._compiled("a test").program
+
+    def make() -> None:
+        kept = [watched(device, str(i), program) for i in range(300)]
+        assert len(kept) == 300
+
+    def wait() -> None:
+        for _ in range(100):
+            with waiting(device):
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads([make, wait, wait])
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -448,6 +449,28 @@ def test_it_is_a_device(device: EmulatedDevice) -> None:
     assert 0 <= end.seconds_since(start) < 1
 
 
+def test_what_another_thread_does_is_not_recorded(device: EmulatedDevice) -> None:
+    with device.active():
+        block = device.allocate(4)
+    asked, used = threading.Event(), threading.Event()
+
+    def use() -> None:
+        asked.set()
+        with device.active():
+            device.upload(block.address, np.ones(4, np.uint8))
+        used.set()
+
+    other = threading.Thread(target=use)
+    with device.active(), device.record() as recorder:
+        other.start()
+        asked.wait(10)
+        assert not used.wait(0.05)
+        device.fill(block.address, 4)
+    other.join(10)
+    assert used.is_set()
+    assert len(recorder.recording.works) == 1
+
+
 @pytest.mark.parametrize("nbytes", [0, 1, 255, 256, 257, 4096, 70000])
 @pytest.mark.parametrize("at_end", [True, False])
 def test_memory(nbytes: int, at_end: bool) -> None:
@@ -492,6 +515,21 @@ def test_out_of_memory() -> None:
     assert device.free_nbytes() == 2048
     assert np.isnan(view).all()
     del view
+    assert device.free_nbytes() == 4096
+
+
+def test_memory_given_back_while_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a collection of garbage does, which may come at any time."""
+    device = EmulatedDevice(capacity=4096)
+    blocks = [device.allocate(256) for _ in range(4)]
+    real = device.memory._rounded
+
+    def rounded(nbytes: int) -> int:
+        blocks.clear()
+        return real(nbytes)
+
+    monkeypatch.setattr(device.memory, "_rounded", rounded)
+    device.free_nbytes()
     assert device.free_nbytes() == 4096
 
 

@@ -57,13 +57,10 @@ class CudaFunction(BaseFunction):
     def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
         self._parameters[f"{kind}{name}"] = Address(slot)
 
-    def _number(self, node: Node) -> str:
-        text = self.tables.plain_number(node)
-        if text:
-            return text
-        place = self.tables.numbers.setdefault(node, len(self.tables.numbers))
-        self._parameters[f"double number_{place}"] = float(value_of(node))
-        return f"({c_type(node.dtype)})number_{place}"
+    def _sized_number(self, node: Node) -> str:
+        name = f"number_{self.tables.number(node)}"
+        self._parameters[f"double {name}"] = float(value_of(node))
+        return name
 
     def argument(self, name: str, value: int) -> str:
         """A number that depends on the sizes of a call, as a parameter; its name."""
@@ -324,17 +321,14 @@ def divides(width: int, value: int) -> bool:
 
 def _reach(kernel: Kernel) -> int:
     """The largest number of an element that the kernel addresses, or of a point of its space."""
-    most = int(kernel.size)
-    for access in (*kernel.operands, *(s.access for s in kernel.stores)):
-        ends = sum(abs(int(s)) * max(0, int(n) - 1)
-                   for s, n in zip(access.strides, kernel.space, strict=True))  # fmt: skip
-        most = max(most, int(access.offset) + ends)
-    for piece in kernel.pieces:
-        for access in (piece.source, piece.target):
-            ends = sum(abs(int(s)) * max(0, int(n) - 1)
-                       for s, n in zip(access.strides, piece.shape, strict=True))  # fmt: skip
-            most = max(most, int(access.offset) + ends)
-    return most
+    accesses = [(a, kernel.space) for a in (*kernel.operands, *(s.access for s in kernel.stores))]
+    accesses += [(a, piece.shape) for piece in kernel.pieces for a in (piece.source, piece.target)]
+    reached = (
+        int(access.offset)
+        + sum(abs(int(s)) * max(0, int(n) - 1) for s, n in zip(access.strides, space, strict=True))
+        for access, space in accesses
+    )
+    return max([int(kernel.size), *reached])
 
 
 def _wrapping(node: Node, text: str) -> str:

@@ -7,9 +7,10 @@ it is asked for; what is wrong with it is raised there, and the device can be us
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -59,6 +60,7 @@ class EmulatedDevice:
         self.memory = Memory(capacity, alignment, at_end=at_end)
         self._seed = seed * 0x1000003
         self._recording: EmulatedRecording | None = None
+        self._lock = threading.RLock()
 
     # -- memory
 
@@ -169,8 +171,11 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         self._refuse_recording("synchronize")
 
-    def active(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def active(self) -> Generator[None]:
+        """One thread at a time, or what one does would be recorded by another."""
+        with self._lock:
+            yield
 
     @cached_property
     def _products(self) -> CublasLt:

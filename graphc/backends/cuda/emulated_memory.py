@@ -94,7 +94,8 @@ class Memory:
 
     @property
     def free_nbytes(self) -> int:
-        return self.capacity - sum(self._rounded(p.nbytes) for p in self._places.values())
+        places = list(self._places.values())  # of other threads, too
+        return self.capacity - sum(self._rounded(p.nbytes) for p in places)
 
     def allocate(self, nbytes: int) -> EmulatedBlock:
         """Memory with all bytes 0xff."""

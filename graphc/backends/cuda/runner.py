@@ -20,6 +20,7 @@ from graphc.backends.cuda.ways import (
     Direct,
     Parts,
     Replayed,
+    Way,
     is_replayed,
     reason,
     results_of,
@@ -81,7 +82,7 @@ class CudaRunner:
             results_of(program),
             bool(options.numbers), self.memory.rooms.take(STATE_NBYTES),
         )  # fmt: skip
-        self._way = (Replayed if is_replayed(program) else Direct)(self._parts)
+        self._way: Way = (Replayed if is_replayed(program) else Direct)(self._parts)
         self._work = watched(device, options.name, program)
         self._walked = False  # kernel by kernel
         with told(device):

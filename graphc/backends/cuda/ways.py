@@ -7,6 +7,7 @@ slots and out of them. Large ones cost more to copy than launches do.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.device import Block, Device, DeviceError, Event, Recording
 from graphc.backends.cuda.launching import Call, Launches
 from graphc.backends.cuda.memory import ALIGNMENT, DeviceMemory
-from graphc.backends.cuda.staging import WORD, Berth, Staging
+from graphc.backends.cuda.staging import BERTHS, WORD, Berth, Staging
 from graphc.backends.interrupts import uninterrupted
 from graphc.codegen.tables import Slot
 from graphc.ir.node import Node
@@ -96,6 +97,11 @@ class Parts:
 
 class Way(Protocol):
     """A way to run. Everything is called while the memory is held."""
+
+    @property
+    def why_not(self) -> str:
+        """Why it runs otherwise than `reason` says; "" if it does not."""
+        ...
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """One step."""
@@ -370,7 +376,7 @@ class Direct:
         self.parts = parts
         self._slots: dict[Buffer, Block] = {}
         self._index = parts.memory.rooms.take(WORD)
-        self._kept: list[list[Any]] = [[], []]  # the caller's arrays of the latest calls
+        self._kept: deque[tuple[Event, list[Any]]] = deque()  # the caller's arrays, by call
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         arrays, addresses = self.parts.fresh()
@@ -451,8 +457,14 @@ class Direct:
         return parts.device.launcher(parts.functions["gx_advance"], 1, 1, arguments)
 
     def _keep(self, inputs: Sequence[Any]) -> None:
-        """The device may still be reading: two calls later it has the arrays no more."""
-        self._kept = [self._kept[1], list(inputs)]
+        """Let go of the arrays of a call only when the device has read them: their memory may be
+        another library's, which does not wait for this one's work."""
+        event = self.parts.device.event()
+        event.record()
+        self._kept.append((event, [given for given in inputs if isinstance(given, DeviceArray)]))
+        if len(self._kept) > BERTHS:
+            self._kept[0][0].wait()
+            self._kept.popleft()
 
 
 def _is_aligned(address: int) -> bool:
