@@ -27,6 +27,7 @@ from graphc.backends.cuda.device import Event, Facts
 from graphc.backends.cuda.emulated_memory import EmulatedBlock, EmulatorError, Memory, view
 from graphc.backends.cuda.emulated_module import ORDERS, Kernel, Module
 from graphc.backends.cuda.libraries import load_stand_in
+from graphc.backends.interrupts import uninterrupted
 from graphc.codegen.launches import Product
 from graphc.ir.tensor_type import DType
 
@@ -224,6 +225,10 @@ class EmulatedRecording:
         self.works: list[Work] = []
 
     def replay(self) -> None:
+        """An interrupt finds it done or not begun, as on a GPU."""
+        uninterrupted(self._do_all)
+
+    def _do_all(self) -> None:
         for work in self.works:
             work()
 
