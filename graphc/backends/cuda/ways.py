@@ -75,7 +75,7 @@ class Parts:
         made = [self.device.fresh((*lead, *r.shape), r.dtype) for r in self.results]
         return [array for array, _ in made], [address for _, address in made]
 
-    def run(self, step: Call) -> None:
+    def run(self, step: Callable[[], object]) -> None:
         """Do what updates parameters, call by call."""
         self.memory.update(step)
 
