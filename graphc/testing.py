@@ -594,10 +594,11 @@ def run_kernel(
 
     The kernel is declared `extern "C" __global__ void name(...)`. Arrays are passed as pointers:
     they are copied to memory that ends where no access is allowed, and back when the kernel has
-    ended. Files of `kernels/` can be included. `order` of the threads: "ascending", "descending",
-    or "random" by `seed`; a right kernel gives the same result in each. Raises EmulatorError with
-    block, thread and line for what went wrong, BackendUnavailable where the text does not compile;
-    kernels/emulator.h lists what is found and what cannot be.
+    ended, but for arrays that cannot be written. Files of `kernels/` can be included. `order` of
+    the threads: "ascending", "descending", or "random" by `seed`; a right kernel gives the same
+    result in each. Raises EmulatorError with block, thread and line for what went wrong,
+    BackendUnavailable where the text does not compile; kernels/emulator.h lists what is found and
+    what cannot be.
 
         double = '''
         #include "scalar.h"
@@ -624,7 +625,8 @@ def run_kernel(
     for i, array in blocks_of.items():
         target = arguments[i]
         assert isinstance(target, np.ndarray)
-        target[...] = array.get()
+        if target.flags.writeable:
+            target[...] = array.get()
 
 
 def _keep_lines(text: str) -> str:

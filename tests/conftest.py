@@ -15,6 +15,7 @@ from graphc import backends
 from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
 from graphc.backends.cuda import nvrtc as nvrtc_module
+from graphc.backends.cuda import ways
 
 if find_spec("hypothesis") is None:  # on a machine where nothing can be installed
     collect_ignore = ["test_ir.py", "test_report.py", "test_profile.py"]
@@ -126,3 +127,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     known = {**backends.BACKENDS, made.name: stand_in_backend(made)}
     monkeypatch.setattr(backends, "BACKENDS", known)
     return made
+
+
+@pytest.fixture(params=["replayed", "direct"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: StandIn) -> str:
+    """Runs a test on the device both ways, whatever the sizes."""
+    assert device.name in backends.BACKENDS
+    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
+    monkeypatch.setattr(ways, "SHARE", 1 << 60)
+    return request.param

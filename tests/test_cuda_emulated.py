@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import Program, assert_same, forms, given, merged, training_step
+from programs import (
+    Program,
+    assert_same,
+    dropout_step,
+    forms,
+    given,
+    merged,
+    momentum,
+    training_step,
+)
 
 import graphc as gx
 from graphc import backends
@@ -445,16 +454,6 @@ def test_one_text_for_all_sizes(device: EmulatedDevice) -> None:
 # -- training
 
 
-def dropout_step() -> Program:
-    rng = np.random.default_rng(1)
-    x, labels = gx.input("x", (24, 20)), gx.input("labels", (24,), "int32")
-    w, v = (gx.param(n, (0.3 * rng.standard_normal(s)).astype("float32"))
-            for n, s in (("w", (20, 33)), ("v", (33, 7))))  # fmt: skip
-    hidden = gx.dropout(gx.gelu(x @ w), 0.4)
-    loss = gx.softmax_cross_entropy(hidden @ v, labels)
-    return momentum(loss, [w, v], {"x": rand(24, 20), "labels": rng.integers(0, 7, 24)})
-
-
 def residual_step(batch: int | str = 12) -> Program:
     """Two blocks, each a layer norm and a layer around which its input goes."""
     rng = np.random.default_rng(2)
@@ -471,18 +470,6 @@ def residual_step(batch: int | str = 12) -> Program:
         params += [w, scale, shift]
     loss = ((h - target) * (h - target)).mean()
     return momentum(loss, params, {"x": rand(12, 20), "target": rand(12, 20)[::-1].copy()})
-
-
-def momentum(
-    loss: gx.Node, params: Sequence[gx.Param], inputs: dict[str, np.ndarray]
-) -> Program:  # fmt: skip
-    updates: dict[gx.Param, gx.Node] = {}
-    for p, g in zip(params, gx.grad(loss, params), strict=True):
-        v = gx.param(f"v_{p.name}", np.zeros(p.shape, "float32"))
-        updates[v] = 0.9 * v + g
-        updates[p] = p - 0.1 * updates[v]
-    inputs = {k: a.astype("int32") if a.dtype.kind == "i" else a for k, a in inputs.items()}
-    return Program({"loss": loss}, updates, inputs)
 
 
 def in_steps(

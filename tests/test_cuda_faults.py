@@ -13,18 +13,11 @@ from stand_in import NumpyStandIn, StandIn, stand_in_backend
 
 import graphc as gx
 from graphc import backends
-from graphc.backends.cuda import ways
 from graphc.backends.cuda.device import DeviceError
 from graphc.backends.cuda.device_peaks import device_peaks
 from graphc.backends.cuda.faults import waiting, watched
 
-
-@pytest.fixture(params=["replayed", "direct"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs each test both ways. The device counts work done for seconds: a mark is one, too."""
-    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
-    monkeypatch.setattr(ways, "SHARE", 1 << 60)
-    return request.param
+pytestmark = pytest.mark.usefixtures("way")
 
 
 class Programs:

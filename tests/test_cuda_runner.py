@@ -50,15 +50,6 @@ def fetch(value: Any) -> Any:
     return [convert(item) for item in value] if isinstance(value, list) else convert(value)
 
 
-@pytest.fixture(params=["replayed", "direct"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: StandIn) -> str:
-    """Runs a test both ways, whatever the sizes."""
-    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
-    monkeypatch.setattr(ways, "SHARE", 1 << 60)
-    assert device.name in backends.BACKENDS
-    return request.param
-
-
 NOWHERE = (Address(0), Address(0), Address(0))
 
 

@@ -255,6 +255,12 @@ def test_functions() -> None:
     assert i.tolist() == [3, 1, 3, 8, 31, 32, 0, 4, 0, 5, 9]
 
 
+def test_arrays_that_cannot_be_written_are_read() -> None:
+    x, y = np.broadcast_to(np.float32(1.5), 31), np.zeros(31, np.float32)
+    run_kernel(KERNELS, "axpb", 1, 64, x, y, 31, 0.25)
+    assert y.tolist() == [3.25] * 31
+
+
 def test_types_of_parameters_are_converted_or_refused() -> None:
     text = 'extern "C" __global__ void put(int *out, int n, float x, bool b) '
     text += "{ out[0] = n; out[1] = (int)(4 * x); out[2] = b; }"
@@ -602,6 +608,19 @@ def test_a_recording_equals_direct_launches(order: str) -> None:
     assert np.array_equal(results[0], results[2])
     assert np.array_equal(results[1], results[3])
     assert results[1][:100].any()
+
+
+def test_an_interrupt_waits_for_the_end_of_a_recording(device: EmulatedDevice) -> None:
+    with device.active(), device.record() as recorder:
+        pass
+    done: list[str] = []
+    recorder.recording.works += [
+        lambda: done.append("first"), lambda: signal.raise_signal(signal.SIGINT),
+        lambda: done.append("last"),
+    ]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        recorder.recording.replay()
+    assert done == ["first", "last"]
 
 
 def test_a_recording_has_no_copies_between_host_and_device(device: EmulatedDevice) -> None:

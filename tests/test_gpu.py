@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import assert_same, forms, given
+from programs import assert_same, dropout_step, forms, given
 from stand_in import NumpyStandIn, stand_in_backend
 
 import graphc as gx
@@ -48,39 +48,25 @@ def choose(monkeypatch: pytest.MonkeyPatch, *, takes: bool) -> None:
     monkeypatch.setattr(CudaRunner, "_tuning", lambda *_: decide)
 
 
-def step_with_dropout() -> tuple[dict[str, gx.Node], dict[gx.Param, gx.Node]]:
-    rng = np.random.default_rng(0)
-    x, labels = gx.input("x", (24, 20)), gx.input("labels", (24,), "int32")
-    w, v = (gx.param(n, (0.3 * rng.standard_normal(s)).astype("float32"))
-            for n, s in (("w", (20, 33)), ("v", (33, 7))))  # fmt: skip
-    loss = gx.softmax_cross_entropy(gx.dropout(gx.relu(x @ w), 0.4) @ v, labels)
-    return {"loss": loss, "w": w}, {p: p - 0.1 * gx.grad(loss, p) for p in (w, v)}
-
-
-def steps(count: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return {
-        "x": rng.standard_normal((count, 24, 20)).astype("float32"),
-        "labels": rng.integers(0, 7, (count, 24)).astype("int32"),
-    }
-
-
 def test_replayed_steps_are_those_of_launches_one_by_one(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch, arrays = backends.BACKENDS[name].fetch, steps(20)
+    fetch = backends.BACKENDS[name].fetch
     made: list[list[np.ndarray]] = []
     for replayed, many in ((True, False), (False, False), (True, True), (False, True)):
         monkeypatch.setattr(cuda_runner, "is_replayed", lambda _, r=replayed: r)
-        outputs, updates = step_with_dropout()
-        exe = gx.compile(outputs, updates=updates, backend=name, seed=3)
+        program = dropout_step()
+        p, *_ = program.updates
+        exe = gx.compile({**program.outputs, "p": p}, updates=program.updates, backend=name, seed=3)
+        arrays = {k: np.stack([np.roll(a, i, 0) for i in range(20)])
+                  for k, a in program.inputs.items()}  # fmt: skip
         if many:
             found: Mapping[str, Any] = {k: fetch(a) for k, a in exe.run_many(arrays).items()}
         else:
             one = [exe({k: a[i] for k, a in arrays.items()}) for i in range(20)]
-            found = {k: np.stack([fetch(results[k]) for results in one]) for k in outputs}
+            found = {k: np.stack([fetch(results[k]) for results in one]) for k in one[0]}
         assert ("launch by launch" not in exe.backend_reason) or not replayed
-        made.append([found["loss"], found["w"], *(p.value for p in updates)])
+        made.append([found["loss"], found["p"], *(p.value for p in program.updates)])
     for other in made[1:]:
         assert_same(other, made[0])
 

@@ -98,8 +98,8 @@ def _print_library(
     stack, starts = _stacks(tuple(map(int, c.batch)), matrices)
     made = _product(kernel, matrices, stack, precision)
     for offsets in starts:
-        places = (x.address(o) for x, o in zip(matrices, offsets, strict=True))
-        launches.append(ProductLaunch(made, *places, number))
+        at = [x.address(o) for x, o in zip(matrices, offsets, strict=True)]
+        launches.append(ProductLaunch(made, at[0], at[1], at[2], number))
     comment = f"/* {' x '.join(map(plain, (*c.batch, 1)))} times [{plain(c.m)}, {plain(c.k)}] @ "
     comment += f"[{plain(c.k)}, {plain(c.n)}]: by the library */"
     return CudaPrinted(tuple(functions), tuple(launches), slots, comment)

@@ -225,10 +225,10 @@ class EmulatedRecording:
         self.works: list[Work] = []
 
     def replay(self) -> None:
-        """An interrupt finds it done or not begun, as on a GPU."""
-        uninterrupted(self._do_all)
+        """All of it: on a GPU it is one launch, of which an interrupt leaves no half."""
+        uninterrupted(self._work)
 
-    def _do_all(self) -> None:
+    def _work(self) -> None:
         for work in self.works:
             work()
 
