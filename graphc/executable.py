@@ -18,6 +18,7 @@ import numpy as np
 
 from graphc.backends import Choice
 from graphc.backends.base import Measuring, Repeating, Runner
+from graphc.backends.interrupts import uninterrupted
 from graphc.backends.peaks import measure_peaks
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
@@ -137,9 +138,7 @@ class Executable:
         given = named if inputs is None else _by_name(inputs, named)
         with self._lock:
             arrays, chosen = self._choose(given, self._admit)
-            results = self._run(chosen, arrays)
-            if self._numbers:
-                self._advance(1)
+            results = self._step_of(chosen, arrays)
         return self._pack(results)
 
     def run_many(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
@@ -156,11 +155,23 @@ class Executable:
             (arrays, count), chosen = self._choose(given, self._admit_many)
             runner = chosen.runner
             if isinstance(runner, Repeating) and self._check is None:
-                results = runner.run_many(arrays, self._draws, count)
-                self._advance(count)
+                results = runner.run_many(arrays, self._draws, count, self._advance)
             else:
                 results = self._run_each(chosen, arrays, count)
         return self._pack(results)
+
+    def _step_of(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
+        """One step, counted where it draws. An interrupt finds updates and count done, or not."""
+        if not self._numbers:
+            return self._run(chosen, arrays)
+        found: list[Any] = []
+
+        def step() -> None:
+            found.extend(self._run(chosen, arrays))
+            self._advance(1)
+
+        uninterrupted(step) if self.graph.updates else step()
+        return found
 
     def _run(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
         """One step, checked if that was asked for."""
@@ -179,8 +190,7 @@ class Executable:
             np.empty((count, *shape), buffer.dtype) for _, buffer, shape in chosen.program.results
         ]
         for i in range(count):
-            made = self._run(chosen, [array[i, ...] for array in given])
-            self._advance(1)
+            made = self._step_of(chosen, [array[i, ...] for array in given])
             for result, value in zip(results, made, strict=True):
                 result[i] = fetch(value)
         return results

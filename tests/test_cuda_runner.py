@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import shutil
+import signal
 import subprocess
 import weakref
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from graphc import backends
 from graphc.backends.base import Options, Repeating
 from graphc.backends.cuda import ways
 from graphc.backends.cuda.device import DeviceError
+from graphc.backends.cuda.eager import EagerRunner
 from graphc.backends.cuda.launching import Launches
 from graphc.backends.cuda.runner import CudaRunner
 from graphc.backends.cuda.staging import BERTHS
@@ -729,3 +732,21 @@ def test_devices_are_chosen_by_number() -> None:
             gx.compile(gx.input("x", (2,)), backend=wrong)
     assert "emulator" not in gx.devices()
     assert "emulator" in backends.BACKENDS
+
+
+@pytest.mark.usefixtures("eager")
+def test_node_by_node_an_interrupt_comes_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, x = gx.param("p", np.zeros(2, "float32")), gx.input("x", (2,))
+    exe = compiled([], {p: p + x})
+    store, calls = EagerRunner._store, [0]
+
+    def interrupted(runner: EagerRunner, new: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        store(runner, new)
+
+    monkeypatch.setattr(EagerRunner, "_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exe.run_many(x=np.ones((5, 2), "float32"))
+    assert p.value.tolist() == [2, 2]

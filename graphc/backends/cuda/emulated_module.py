@@ -20,8 +20,8 @@ from graphc.backends.cuda.emulated_memory import (
     EmulatorError,
     Fence,
     Memory,
+    Pages,
     forbid,
-    guarded,
 )
 from graphc.backends.toolchain import Language, Toolchain, compile_object, details, find_toolchain
 from graphc.codegen.sources import read
@@ -150,7 +150,7 @@ class Kernel:
             fences = memory.fences()
             launch = Launch(
                 ctypes.addressof(places), blocks, threads, ORDERS.index(order), seed,
-                _stacks(), STACK_NBYTES, PAGE, fences, len(fences),
+                _stacks().start, STACK_NBYTES, PAGE, fences, len(fences),
             )  # fmt: skip
             if not self.module.emulate(self.number, ctypes.byref(launch)):
                 raise EmulatorError(self._words(launch, memory))
@@ -251,9 +251,9 @@ STACK_NBYTES = (1 << 16) + PAGE  # of a thread; a GPU's registers and local memo
 
 
 @cache
-def _stacks() -> int:
+def _stacks() -> Pages:
     """Room for the stacks of a block, a page that cannot be accessed below each."""
-    start = guarded(MOST_THREADS * STACK_NBYTES)
+    pages = Pages(MOST_THREADS * STACK_NBYTES)
     for i in range(MOST_THREADS):
-        forbid(start + i * STACK_NBYTES, PAGE)
-    return start
+        forbid(pages.start + i * STACK_NBYTES, PAGE)
+    return pages
