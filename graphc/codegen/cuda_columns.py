@@ -135,9 +135,12 @@ class _Columns:
         columns = function.extent(self.kernel.space[self.lane])
         across = f"(({columns} + {TILE - 1}) / {TILE})"
         unit, chunk = "blockIdx.x", list[str]()
-        if chunks:
-            chunk = [f"const {kind} chunk = blockIdx.x % {chunks};"]
-            unit = f"(blockIdx.x / {chunks})"
+        if chunks:  # neighbouring blocks have neighbouring columns: whole rows are read together
+            chunk = [
+                f"const {kind} tiles = gridDim.x / {chunks};",
+                f"const {kind} chunk = blockIdx.x / tiles;",
+            ]
+            unit = "(blockIdx.x % tiles)"
         return [
             *self._shared,
             f"const {kind} x = threadIdx.x % {TILE}, y = threadIdx.x / {TILE};",
@@ -170,22 +173,18 @@ class _Columns:
         v, places = function.loops[self.inner[0]], list[str]()
         if len(self.inner) > 1:
             v, places = "v", function.unravelled("v", self.inner)
-        first, last, bounds = "0", function.extent(size), list[str]()
-        if chunks:
-            first, last = (f"gx_part({function.extent(size)}, {c}, {chunks})"
-                           for c in ("chunk", "chunk + 1"))  # fmt: skip
-            bounds = [f"const {kind} first = {first}, last = {last};"]
-            first, last = "first", "last"
-        start = "y" if first == "0" else f"{first} + y"
+        last, start, step = function.extent(size), "y", str(DEPTH)
+        if chunks:  # every so many rows, so that all chunks together go down side by side
+            start, step = f"{DEPTH} * chunk + y", f"{DEPTH} * {chunks}"
         body = lanes.lines(scope, draws)
         if ahead:
-            going = self._several(ahead, places, body, (v, start, last))
+            going = self._several(ahead, places, body, (v, start, last, step))
         else:
             unroll = [f"#pragma unroll {TOGETHER}"] if self._is_cheap() else []
-            head = f"for ({kind} {v} = {start}; {v} < {last}; {v} += {DEPTH}) {{"
+            head = f"for ({kind} {v} = {start}; {v} < {last}; {v} += {step}) {{"
             going = [*unroll, head, *places, *body, "}"]
         return [
-            *self._begin(), *bounds, "if (active) {", *self.outer.lines, *going, "}",
+            *self._begin(), "if (active) {", *self.outer.lines, *going, "}",
             *self._join(),
         ]  # fmt: skip
 
@@ -207,20 +206,20 @@ class _Columns:
 
     def _several(
         self, ahead: dict[int, str], places: Sequence[str], body: Sequence[str],
-        loop: tuple[str, str, str],
+        loop: tuple[str, str, str, str],
     ) -> list[str]:  # fmt: skip
         """The loop over rows, several of them at a time: all are loaded, then all are handled."""
         function, kind = self.function, self.function.index
-        v, start, last = loop
+        v, start, last, step = loop
         several = function.names.fresh("several")
         each = [
             UNROLL, f"for (int n = 0; n < {TOGETHER}; n++) {{",
-            f"const {kind} {v} = {several} + {DEPTH} * n;", f"if ({v} < {last}) {{", *places,
+            f"const {kind} {v} = {several} + {step} * n;", f"if ({v} < {last}) {{", *places,
         ]  # fmt: skip
         operands = [(self.kernel.operands[n], name) for n, name in ahead.items()]
         return [
             f"for ({kind} {several} = {start}; {several} < {last}; "
-            f"{several} += {DEPTH * TOGETHER}) {{",
+            f"{several} += {step} * {TOGETHER}) {{",
             *(f"{c_type(a.base.dtype)} {name}[{TOGETHER}];" for a, name in operands),
             *each, *(f"{name}[n] = {function.element(a, function.loops)};" for a, name in operands),
             "}", "}", *each, *body, "}", "}", "}",

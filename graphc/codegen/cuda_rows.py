@@ -210,9 +210,10 @@ class Rows:
 
     def run(
         self, reductions: Sequence[int], stores: Sequence[Store], kept: Sequence[int],
-        bounds: tuple[str, str] | None = None,
+        chunks: str = "",
     ) -> None:  # fmt: skip
-        """The loop over the elements of each thread. `bounds`: first and last one, of a chunk."""
+        """The loop over the elements of each thread. `chunks`: how many blocks share the row, of
+        which this is number `chunk`."""
         function, first = self.function, list(self.function.loops)
         if self.shape.width > 1:
             first[self.last] = f"{function.loops[self.last]}0"
@@ -231,7 +232,7 @@ class Rows:
             self.context.kept[i] = lambda _, a=array: a
         self.outer.lines += [
             *(one.begin for one in made),
-            *self._loop(body, first[self.last], bounds),
+            *self._loop(body, first[self.last], chunks),
             *(one.join for one in made),
         ]
         self.outer.known.update({i: self.context.names[i] for i in reductions})
@@ -270,9 +271,7 @@ class Rows:
         lanes.add(f"{place} = {value};")
         return place
 
-    def _loop(
-        self, body: Sequence[str], variable: str, bounds: tuple[str, str] | None
-    ) -> list[str]:
+    def _loop(self, body: Sequence[str], variable: str, chunks: str) -> list[str]:
         """The elements of a thread: every `threads`-th vector."""
         function, shape, kind = self.function, self.shape, self.function.index
         v, places = variable, list[str]()
@@ -281,10 +280,12 @@ class Rows:
         size, step = function.extent(self.size), shape.width * shape.threads
         own = self.thread if shape.width == 1 else f"{shape.width} * {self.thread}"
         own = "0" if shape.threads == 1 else own
-        if bounds is not None or not shape.packs:
-            low, high = bounds or ("0", size)
-            start = own if low == "0" else f"{low} + {own}"
-            head = f"for ({kind} {v} = {start}; {v} < {high}; {v} += {step}) {{"
+        if chunks:  # side by side: all blocks together go through the row
+            start, far = f"{step} * chunk + {own}", f"{step} * {chunks}"
+            head = f"for ({kind} {v} = {start}; {v} < {size}; {v} += {far}) {{"
+            return ["#pragma unroll 4", head, *places, *body, "}"]
+        if not shape.packs:
+            head = f"for ({kind} {v} = {own}; {v} < {size}; {v} += {step}) {{"
             return [head, *places, *body, "}"]
         inside = [*places, *body]
         if shape.packs * step != int(self.size):
@@ -495,19 +496,15 @@ def _print_chunks(
     slot = {i: tables.partial(chunks * int(rows.count) * function.dtype(i).itemsize)
             for i in reductions}  # fmt: skip
     count = function.argument("chunks", chunks)
-    rows.run(reductions, stores, [], ("first", "last"))
+    rows.run(reductions, stores, [], count)
     handed = [f"{function.partial(i, s)}[unit] = {function.context.names[i]};"
               for i, s in slot.items()]  # fmt: skip
-    kind, size = function.index, function.extent(rows.size, shape.width)
-    first, last = (
-        f"{shape.width} * ({kind})gx_part({size}, {c}, {count})" for c in ("chunk", "chunk + 1")
-    )
+    kind = function.index
     lines = [
         f"for ({kind} unit = blockIdx.x; unit < {function.extent(rows.count)} * {count}; "
         "unit += gridDim.x) {",
         f"const {kind} chunk = unit % {count};",
         *function.unravelled(f"(unit / {count})", lead),
-        f"const {kind} first = {first}, last = {last};",
         *rows.outer.lines,
         "if (threadIdx.x == 0) {", *handed, "}", "}",
     ]  # fmt: skip
