@@ -212,20 +212,29 @@ class Lanes:
 
     def loaded(self, operand: int) -> str:
         """The expression that loads an operand's pack (or element)."""
-        access = self.function.kernel.operands[operand]
-        place = self._place(access)
-        pointer = self.function.pointer(access.base)
-        return (
-            f"{pointer}[{place}]"
-            if self.width == 1
-            else f"gx_load<{self.width}>(&{pointer}[{place}])"
-        )
+        access, width = self._access(operand), self._width_of(operand)
+        element = f"{self.function.pointer(access.base)}[{self._place(access)}]"
+        return element if width == 1 else f"gx_load<{width}>(&{element})"
 
     def _place(self, access: Access) -> str:
         return index(access, self.first)
 
     def _kind(self, access: Access) -> str:
         return pack_type(access.base.dtype, self.width)
+
+    def kind(self, operand: int) -> str:
+        """The type of what `loaded` gives: a pack where neighbours lie side by side."""
+        return pack_type(self._access(operand).base.dtype, self._width_of(operand))
+
+    def which(self, operand: int) -> str:
+        """How one of the neighbours is chosen from what `loaded` gives."""
+        return ".at[e]" if self._width_of(operand) > 1 else ""
+
+    def _access(self, operand: int) -> Access:
+        return self.function.kernel.operands[operand]
+
+    def _width_of(self, operand: int) -> int:
+        return self.width if self._access(operand).strides[self.loop] == 1 else 1
 
     def before(self, line: str) -> None:
         """A line ahead of the loop over the neighbours."""
