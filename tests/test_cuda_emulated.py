@@ -634,7 +634,7 @@ PLANTED = [  # a program, what is replaced, by what, and what must be found
     (elements, r"(= x\w*\[33 \* i \+ j)\]", r"\1 - 40]", "access to address|other values"),
     (elements, r"(to_\w+\[33 \* i \+ j)\] =", r"\1 + 1] =", "a write 0 bytes past the end"),
     (elements, r"const (int i = v / 33)", r"const \1 * (v > 0 ? 1 : v / (v - v))", "by zero"),
-    (chunks, r"(const int first = .*), last = (.*);", r"\1, last = 4 + \2;", "past the end|other"),
+    (chunks, r"(i0 < )(\d+)(; i0 \+= 1024 \*)", r"\g<1>4 + \2\3", "past the end|other"),
     (integers, r"(\[x\]\);\s+)__syncthreads\(\);(\s+\}\s+if \(i < m)", r"\1\2", DIFFER),
     (integers, r"(: T\(0\);\s+)__syncthreads\(\);", r"\1", DIFFER),
     (integers, r"q < k && j < n", "q <= k && j < n", "bytes past the end"),

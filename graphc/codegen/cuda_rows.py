@@ -34,7 +34,7 @@ from graphc.codegen.shape import is_symbolic, kept_values, needed, operands, sea
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.op import Kind
-from graphc.schedule.records import Access, Kernel, Level, Load, Store, Value
+from graphc.schedule.records import Access, Kernel, Level, Load, Store
 
 REGISTERS = 64  # values of a row that a thread may hold; half as many in a block of 1024
 PACKS = 8  # vectors of a row that a thread handles where there are threads enough
@@ -134,7 +134,7 @@ class Rows:
             held = len(again) + sum(map(len, self._kept))
             least = 1 if lead else 32
             shape = Shape.of(self.kernel, inner, row_width(function, inner), held, least)
-            if lead and all(self._is_direct(stage) for stage in range(len(self._kept))):
+            if lead and all(map(self._only_gathers, range(self._stages))):
                 shape = Shape(1, 1)
         self.shape = shape
         self.block = shape.block if lead else shape.threads
@@ -187,26 +187,36 @@ class Rows:
     def stage(self, stage: int, kept: Sequence[int]) -> None:
         """One pass over the row: its reductions, its stores, and what later passes need."""
         reductions, stores = self._reductions(stage), self._stores(stage)
-        if self._is_direct(stage):
-            for i in reductions:
-                self._gather_directly(i)
-            later = any(self._stores(s) for s in range(stage + 1, len(self._kept)))
-            if reductions and later and self.shape.threads > 1:  # in place, perhaps
-                self.outer.lines.append(f"gx_wait<{self.shape.threads}>();")
-        elif reductions or stores or kept:
+        direct = self._direct_gathers(stage)
+        for i in direct:
+            self._gather_directly(i)
+        if direct and self.shape.threads > 1 and any(map(self._stores, range(stage, self._stages))):
+            self.outer.lines.append(f"gx_wait<{self.shape.threads}>();")  # in place, perhaps
+        reductions = [i for i in reductions if i not in direct]
+        if reductions or stores or kept:
             self.run(reductions, stores, kept)
 
-    def _is_direct(self, stage: int) -> bool:
-        """Whether a stage only gathers, and what it gathers from is neither written over nor kept
-        by those before, in whichever thread: then each thread reads the one element itself."""
-        statements, gathers = self.kernel.statements, self._reductions(stage)
-        if any(statements[i].node.op.kind is not Kind.GATHER for i in gathers):
-            return False
-        read = needed(self.kernel, [operands(self.kernel, i)[0] for i in gathers
-                                    if isinstance(statements[i].args[0], Value)])  # fmt: skip
-        kept = any(not read.isdisjoint(self._kept[s]) for s in range(stage))
-        work = self._kept[stage] or any(self._stores(s) for s in range(stage + 1))
-        return not (kept or work)
+    @property
+    def _stages(self) -> int:
+        return len(self._kept)
+
+    def _direct_gathers(self, stage: int) -> list[int]:
+        """The gathers from what the stages before neither write over nor keep, in whichever thread:
+        each thread reads the one element itself."""
+        statements = self.kernel.statements
+        kept = {i for s in range(stage) for i in self._kept[s]}
+        if any(self._stores(s) for s in range(stage)):
+            return []
+        return [
+            i for i in self._reductions(stage)
+            if statements[i].node.op.kind is Kind.GATHER
+            and kept.isdisjoint(needed(self.kernel, operands(self.kernel, i)))
+        ]  # fmt: skip
+
+    def _only_gathers(self, stage: int) -> bool:
+        """Whether a stage has no need of more than one thread."""
+        work = self._kept[stage] or self._stores(stage)
+        return not work and self._direct_gathers(stage) == self._reductions(stage)
 
     def run(
         self, reductions: Sequence[int], stores: Sequence[Store], kept: Sequence[int],

@@ -92,7 +92,8 @@ def _probe_gpu(number: int) -> Availability:
 def gpu(number: int) -> Backend:
     """The backend of one GPU."""
     name = f"cuda:{number}" if number else "cuda"
-    return backend_on(name, partial(cupy_device, number), partial(_probe_gpu, number), _print)
+    opened = cache(partial(cupy_device, number))
+    return backend_on(name, opened, partial(_probe_gpu, number), _print)
 
 
 def emulator() -> Backend:
