@@ -628,7 +628,7 @@ PLANTED = [  # a program, what is replaced, by what, and what must be found
     (vectors, r"(gx_load<4>\(&x\w*\[i0)\]", r"\1 + 1]", "misaligned access in line"),
     (vectors, r"(gx_store\(&\w+\[i0)\]", r"\1 + 2]", "misaligned access in line"),
     (vectors, r"(gx_load<4>\(&x\w*\[i0)\]", r"\1 + 4]", "(access to|read of) address"),
-    (vectors, r"(int v = gx_first<int>\(\); v <) ", r"\1= ", "(access|read|write) .* bytes past the end"),
+    (vectors, r"(int v = gx_first<int>\(\); v <) ", r"\1= ", "address .* bytes past the end"),
     (vectors, r"e < 4; e", "e <= 4; e", "index 4 is outside the array in line"),
     (elements, r"(= x\w*\[33 \* i \+ j)\]", r"\1 + 1]", WRONG),
     (elements, r"(= x\w*\[33 \* i \+ j)\]", r"\1 - 40]", "access to address|other values"),
