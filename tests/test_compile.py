@@ -15,7 +15,8 @@ import pytest
 from programs import EACH, training_step
 
 import graphc as gx
-from graphc import compiler
+from graphc import backends, compiler
+from graphc.backends.base import Availability
 from graphc.errors import GraphcError
 from graphc.evaluate import evaluate
 from graphc.executable import MAX_SPECIALISATIONS
@@ -259,9 +260,9 @@ def test_before_sizes_are_known_only_the_declared_stage_is_there() -> None:
 
 WRONG: list[tuple[Callable[[], Any], type[GraphcError], str]] = [
     (lambda: gx.compile(Y, backend="nativ"), gx.CompileError, "unknown.*did you mean 'native'"),
-    (lambda: gx.compile(Y, backend="abacus"), gx.CompileError, "need auto, cuda, .*, native"),
-    (lambda: gx.compile(Y, backend="cuda"), gx.BackendUnavailable, "'cuda'.*'auto' or 'numpy'"),
-    (lambda: gx.compile(Y, backend="cuda:1"), gx.BackendUnavailable, "cuda"),
+    (lambda: gx.compile(Y, backend="abacus"), gx.CompileError, "need auto, .*numpy or emulator"),
+    (lambda: gx.compile(Y, backend="emulated"), gx.CompileError, "did you mean 'emulator'"),
+    (lambda: gx.compile(Y, backend="cuda:99"), gx.BackendUnavailable, "cuda.*'auto' or 'numpy'"),
     (lambda: gx.compile(Y, rules={"no_such": True}), gx.CompileError, "no_such"),
     (lambda: gx.compile(Y, precision="double"), gx.CompileError, "'float32', 'tf32' or 'bf16'"),
     (lambda: gx.compile(Y, threads=0), gx.CompileError, "1 or more, or None"),
@@ -294,6 +295,15 @@ def test_refusals_name_the_remedy(number: int) -> None:
         call()
     assert type(caught.value) is kind
     assert len(str(caught.value)) < 600
+
+
+def test_a_backend_that_cannot_run_here_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = replace(backends.CUDA, probe=lambda: Availability(False, "no driver"))
+    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "cuda": lacking})
+    with pytest.raises(gx.BackendUnavailable, match=r"'cuda': no driver; .*'auto' or 'numpy'"):
+        gx.compile(Y, backend="cuda")
+    reason = gx.compile(Y).backend_reason
+    assert "auto; cuda is no driver" in reason
 
 
 VALUES: list[tuple[str, Any, str]] = [
