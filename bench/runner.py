@@ -100,7 +100,7 @@ def run(
         console.print(table)
     for line in report.left_out(results):
         console.print(line)
-    console.print(f"written to {path} and {path.with_suffix('.md').name}")
+    console.print(f"written to {path} and {path.with_suffix('.md')}")
     if any("median" in c for row in results["steps"] for c in row["columns"].values()):
         draw(plot.draw, results, path, out, picture, console)
     elif picture:

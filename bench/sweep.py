@@ -74,7 +74,7 @@ def run(
         console.print(report.filled(Table(*header, title=title), table))
     for note in notes(results):
         console.print(note, markup=False)
-    console.print(f"written to {path} and {path.with_suffix('.md').name}")
+    console.print(f"written to {path} and {path.with_suffix('.md')}")
     runner.draw(draw, results, path, out, picture, console)
     wrong = [what for point in results["points"] for what in point["wrong"]]
     if wrong:
@@ -232,7 +232,7 @@ def markdown(results: Results) -> str:
     gpu = "; ".join(f"{what}: {found}" for what, found in results["gpu"].items())
     parts = [
         f"Measured on {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
-        f"NumPy {facts['numpy']}, {facts['date']}, revision {facts['revision']}.",
+        f"NumPy {facts['numpy']}, {', '.join(report.when(facts))}.",
         *([gpu] if gpu else []), *notes(results),
     ]  # fmt: skip
     for title, header, rows in tables(results):

@@ -469,7 +469,7 @@ def test_run_many_refuses_and_changes_nothing() -> None:
         ({"x": good["x"]}, "'y' is missing"),
         ({**good, "z": good["x"]}, "unknown input 'z'"),
         ({**good, "y": good["y"][:3]}, r"'y' has shape \(3, 5, 2\).*steps.*= 3.*steps.*= 4"),
-        ({**good, "x": good["x"][0]}, r"'x' has shape \(3,\); need float32\[steps_of_run_many, 3"),
+        ({**good, "x": good["x"][0]}, r"'x' has shape \(3,\); need float32\[k steps, 3"),
         ({**good, "x": good["x"].astype(complex)}, "'x' has dtype complex"),
     ]
     for wrong, message in rows:

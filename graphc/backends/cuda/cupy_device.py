@@ -570,4 +570,4 @@ def _remedy() -> str:
         extra = "cuda12" if driver_version() < 13000 else "cuda13"
     except (OSError, RuntimeError):
         return NO_DRIVER
-    return f"run: pip install 'graphc[{extra}]'"
+    return f"run: python3 -m pip install '.[{extra}]' in a checkout of graphc"

@@ -15,23 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.codegen.launches import Product
-from graphc.errors import GraphcError
+from graphc.errors import DeviceError as DeviceError
+from graphc.errors import DeviceMemoryError as DeviceMemoryError
 from graphc.ir.tensor_type import DType
-
-
-class DeviceMemoryError(GraphcError):
-    """The device has not as many free bytes as a program needs; nothing has run."""
-
-
-class DeviceError(GraphcError, RuntimeError):
-    """The device, or a library of its, has failed; what was being computed is lost.
-
-    `late`: not what was asked for now has failed, but work that was asked for before.
-    """
-
-    def __init__(self, message: str, *, late: bool = False) -> None:
-        super().__init__(message)
-        self.late = late
 
 
 @dataclass(frozen=True, slots=True)

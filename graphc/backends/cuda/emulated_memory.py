@@ -21,16 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from graphc.backends.cuda.device import DeviceMemoryError
-from graphc.errors import GraphcError
+from graphc.errors import DeviceMemoryError
+from graphc.errors import EmulatorError as EmulatorError
 
 PAGE = mmap.PAGESIZE
 GUARD_NBYTES = max(PAGE, 1 << 16)  # on each side of an allocation; nothing backs them
 UNUSED = 0xFF  # in each byte of fresh memory: NaN in all kinds of floats, -1 in integers
-
-
-class EmulatorError(GraphcError, RuntimeError):
-    """A kernel, or another work of the emulated device, did what it must not do."""
 
 
 class Fence(ctypes.Structure):
@@ -48,6 +44,8 @@ class Place:
     pages: int
     pages_nbytes: int
     owner: Pages
+    name: str = ""
+    itemsize: int = 1
 
     @property
     def fences(self) -> tuple[Fence, Fence]:
@@ -56,6 +54,9 @@ class Place:
 
     def distance(self, address: int) -> str:
         """Where an address lies, in words."""
+        if self.name:
+            element, count = (address - self.start) // self.itemsize, self.nbytes // self.itemsize
+            return f"element {element} of parameter {self.name}, which has {count}"
         if address < self.start:
             return f"{self.start - address} bytes before the start of {self.nbytes} bytes"
         past = address - self.start - self.nbytes
@@ -105,8 +106,9 @@ class Memory:
         places = self._look()
         return self.capacity - sum(self._rounded(p.nbytes) for p in places)
 
-    def allocate(self, nbytes: int) -> EmulatedBlock:
-        """Memory with all bytes 0xff."""
+    def allocate(self, nbytes: int, what: tuple[str, int] = ("", 1)) -> EmulatedBlock:
+        """Memory with all bytes 0xff. `what`: the name of the parameter that it is for, and the
+        bytes of one of its elements."""
         padded = self._rounded(nbytes)
         if padded > self.free_nbytes:
             raise DeviceMemoryError(
@@ -116,7 +118,7 @@ class Memory:
         pages = Pages(pages_nbytes)
         ctypes.memset(pages.start, UNUSED, pages_nbytes)
         start = pages.start + (pages_nbytes - padded if self.at_end else 0)
-        place = Place(start, nbytes, pages.start, pages_nbytes, pages)
+        place = Place(start, nbytes, pages.start, pages_nbytes, pages, *what)
         block = EmulatedBlock(place, self)
         with self._lock:
             self._blocks[start] = weakref.KeyedRef(block, self._ended.append, start)
@@ -155,6 +157,7 @@ class Memory:
     @contextmanager
     def held(self) -> Generator[None]:
         """While it lasts, all allocations stay where they are, whether referred to or not."""
+        self._look()
         self._holders += 1
         try:
             yield
