@@ -112,7 +112,8 @@ class Device(Protocol):
 
     def admit(self, value: Any) -> tuple[int, tuple[int, ...], DType, Any] | None:
         """Address, shape, dtype of a C-contiguous array that lies on this device, and what keeps it
-        alive; None for anything else. Work on other streams that makes it is waited for."""
+        alive; None for anything else. Work on other streams that makes it is waited for. Asked
+        in every call, outside of `active`."""
         ...
 
     def fresh(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
@@ -149,6 +150,6 @@ class Device(Protocol):
         ...
 
     def active(self) -> AbstractContextManager[None]:
-        """All of the above happens in this context: the device is the current one, and work comes
+        """All of the above but `admit` happens in this context: the device is the current one, and work comes
         after what was asked for in earlier contexts, on whichever stream."""
         ...
