@@ -1,11 +1,11 @@
 # `make train` and `make test` need python3 (3.11 or newer, with venv), make, git and gcc; they set up
-# the rest in .venv. Where nvidia-smi reports a GPU, the CUDA extra that fits its driver is installed.
+# the rest in .venv. Where nvidia-smi reports a GPU, the CUDA extra that fits its driver is installed,
+# elsewhere CUDA's compiler alone, for tests.
 
 PYTHON ?= python3
-comma := ,
 BIN := .venv/bin
 CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p')
-EXTRAS := dev,examples,plot$(if $(filter 12,$(CUDA)),$(comma)cuda12)$(if $(filter 13,$(CUDA)),$(comma)cuda13)
+EXTRAS := dev,examples,plot,$(if $(filter 12 13,$(CUDA)),cuda$(CUDA),test-cuda)
 STAMP := .venv/stamp
 
 .PHONY: train test sanitize lint types docs-check bench clean

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .process import fresh
+import graphc as gx
+
+from .process import fresh, last_line
 
 THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -21,6 +23,14 @@ import json
 from dataclasses import asdict
 from graphc.backends.peaks import measure_peaks
 print(json.dumps(asdict(measure_peaks())))
+"""
+
+GPU = """
+import json
+from graphc.resources import load_bench
+load_bench()
+from graphc_bench.gpu import limits
+print(json.dumps(limits()))
 """
 
 
@@ -42,6 +52,15 @@ def facts() -> dict[str, Any]:
 def peaks() -> dict[str, float]:
     """The fields of graphc.backends.peaks.Peaks, measured in a process of its own."""
     return json.loads(fresh(PEAKS))
+
+
+def gpu_limits() -> dict[str, Any]:
+    """What gpu.limits() says, measured in a process of its own; {} if that fails."""
+    try:
+        return json.loads(fresh(GPU))
+    except gx.GraphcError as error:
+        print(f"bench: the limits of the GPU are not known: {last_line(str(error))}")
+        return {}
 
 
 def processor() -> str:

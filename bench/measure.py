@@ -39,6 +39,8 @@ def alternate(
     many rounds are made as fit into `seconds` for the slowest. Whoever raises ContestantError is
     left out from then on.
     """
+    if not turns:
+        return {}, {}
     calls = {name: max(1, round(ROUND_SECONDS / max(once[name], 1e-9))) for name in turns}
     longest = max(once[name] * calls[name] for name in turns)
     rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / longest)))

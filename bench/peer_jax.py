@@ -1,4 +1,7 @@
-"""JAX: `jit`, the state donated, so that XLA may write the new parameters over the old ones."""
+"""JAX: `jit`, the state donated, so that XLA may write the new parameters over the old ones.
+
+On a GPU the inputs lie there, in sets that take turns, and a step returns before it is finished.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .gpu import in_turn, input_sets
 from .workloads import MOMENTUM, RATE, Arrays, Job, Prepared, Workload
 
 # For a caller who waits for each step: to hand it to another thread doubles the time of small ones.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-def make(workload: Workload, job: Job) -> Prepared:
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+
+
+def make(workload: Workload, job: Job, *, gpu: bool = False) -> Prepared:
     """The workload's step in JAX."""
-    return MAKERS[workload.kind](job)
+    if gpu:
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[workload.precision])
+    return MAKERS[workload.kind](job, gpu)
 
 
-def network(job: Job) -> Prepared:
+def prepared(step: Callable[[], Mapping[str, Any]], state: Callable[[], Arrays], gpu: bool) -> Any:
+    """A step that is waited for: here on a CPU, by who asks for it on a GPU."""
+    if not gpu:
+        return Prepared(lambda: jax.block_until_ready(step()), state, {})
+    last: list[Any] = []
+
+    def begin() -> Mapping[str, Any]:
+        last[:] = [step()]
+        return last[0]
+
+    return Prepared(begin, state, {}, wait=lambda: jax.block_until_ready(last))
+
+
+def network(job: Job, gpu: bool) -> Prepared:
     params = {p.name: p.value for p in job.updates}
-    x, labels = jnp.asarray(job.inputs["x"]), jnp.asarray(job.inputs["labels"])
+    sets = in_turn([jax.device_put((s["x"], s["labels"])) for s in input_sets(job.inputs, gpu)])
     weights = {k: jnp.array(v) for k, v in params.items() if not k.startswith("v_")}
     state = [weights, {k: jnp.zeros_like(w) for k, w in weights.items()}]
     last = sum(name.startswith("w") for name in weights) - 1
@@ -41,14 +63,14 @@ def network(job: Job) -> Prepared:
         return loss, jax.tree.map(lambda w, v: w - RATE * v, w, v), v
 
     def step() -> Mapping[str, Any]:
-        loss, state[0], state[1] = jax.block_until_ready(update(*state, x, labels))
+        loss, state[0], state[1] = update(*state, *next(sets))
         return {"loss": loss}
 
     def values() -> Arrays:
         found = {**state[0], **{f"v_{k}": v for k, v in state[1].items()}}
         return {k: jax.device_get(a) for k, a in found.items()}
 
-    return Prepared(step, values, {})
+    return prepared(step, values, gpu)
 
 
 def cross_entropy_of(z: Any, labels: Any) -> Any:
@@ -59,32 +81,36 @@ def formula_of(a: Any, b: Any, c: Any) -> Any:
     return jnp.tanh(a * b + c) * jax.nn.sigmoid(a) + jax.nn.relu(b) * c
 
 
-def elementwise(job: Job) -> Prepared:
-    return _of_inputs(lambda a, b, c: (formula_of(a, b, c),), job)
+def elementwise(job: Job, gpu: bool) -> Prepared:
+    return _of_inputs(lambda a, b, c: (formula_of(a, b, c),), job, gpu)
 
 
-def elementwise_gradient(job: Job) -> Prepared:
-    return _of_inputs(jax.grad(lambda a, b, c: formula_of(a, b, c).sum(), (0, 1, 2)), job)
+def elementwise_gradient(job: Job, gpu: bool) -> Prepared:
+    return _of_inputs(jax.grad(lambda a, b, c: formula_of(a, b, c).sum(), (0, 1, 2)), job, gpu)
 
 
-def cross_entropy(job: Job) -> Prepared:
-    return _of_inputs(jax.value_and_grad(cross_entropy_of), job)
+def cross_entropy(job: Job, gpu: bool) -> Prepared:
+    return _of_inputs(jax.value_and_grad(cross_entropy_of), job, gpu)
 
 
-def _of_inputs(function: Callable[..., Any], job: Job) -> Prepared:
+def column_sums(job: Job, gpu: bool) -> Prepared:
+    return _of_inputs(lambda x: (x.sum(0),), job, gpu)
+
+
+def _of_inputs(function: Callable[..., Any], job: Job, gpu: bool) -> Prepared:
     compiled, names = jax.jit(function), tuple(job.outputs)
-    arrays = [jnp.asarray(a) for a in job.inputs.values()]
+    sets = in_turn([jax.device_put(tuple(s.values())) for s in input_sets(job.inputs, gpu)])
 
     def step() -> Mapping[str, Any]:
-        found = jax.block_until_ready(compiled(*arrays))
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, compiled(*next(sets)), strict=True))
 
-    return Prepared(step, dict, {})
+    return prepared(step, dict, gpu)
 
 
-MAKERS: dict[str, Callable[[Job], Prepared]] = {
+MAKERS: dict[str, Callable[[Job, bool], Prepared]] = {
     "network": network,
     "elementwise": elementwise,
     "elementwise gradient": elementwise_gradient,
     "cross-entropy": cross_entropy,
+    "column sums": column_sums,
 }

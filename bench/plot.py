@@ -20,7 +20,8 @@ Results = dict[str, Any]
 SUFFIXES = (".png", ".svg", ".pdf")
 BAR = 0.8  # of the height of a line; the rest is white
 INCHES_PER_BAR = 0.2
-GREY, PURPLES = "#9a9a9a", ("#4b2e83", "#7d5fb2", "#b39ddb")  # by hand; graphc's backends
+GREY = "#9a9a9a"  # by hand
+PURPLES = ("#4b2e83", "#7d5fb2", "#b39ddb", "#d9ccf2")  # graphc's backends
 OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")  # told apart without colour vision
 
 
@@ -32,6 +33,14 @@ def must_be_possible(path: str | Path, cases: Collection[str]) -> None:
         raise gx.GraphcError("bench --plot needs matplotlib; pip install 'graphc[plot]'")
     if not cases:
         raise gx.GraphcError(f"bench --plot {path}: it draws steps, and no case asked for is one")
+
+
+def beside(path: Path, console: Any) -> Path | None:
+    """Where to draw a result that is written to `path`; None, and a line why, without a library."""
+    if not find_spec("matplotlib"):
+        console.print("not drawn: that needs matplotlib; pip install 'graphc[plot]'")
+        return None
+    return path.with_suffix(".png")
 
 
 def draw(results: Results, path: str | Path) -> None:
@@ -53,14 +62,15 @@ def draw(results: Results, path: str | Path) -> None:
     titles = {c["name"]: c["title"] for c in results["contestants"]}
     for name, colour in colours.items():
         axes.barh(0, 0, color=colour, label=titles[name])
-    lowest = min(factor for own in factors for factor in own.values())
-    _scale(axes, min(0.5, lowest / 1.5), 2 * max(ends))
+    lowest = min((factor for own in factors for factor in own.values()), default=1)
+    _scale(axes, min(0.5, lowest / 1.5), 2 * max(ends, default=1))
     axes.set_yticks(middles, [row["case"] for row in results["steps"]])
     axes.set_ylim(y - 1, -1)  # the first case on top
     axes.set_xlabel(f"time per step relative to {reference} (logarithmic; shorter is faster)")
     axes.set_title("medians, quartiles as lines; the time of a step beside its bar", fontsize=9)
-    facts = results["machine"]
-    figure.suptitle(f"One step, float32, {facts['processor']}, {facts['cores']} cores")
+    facts, gpu = results["machine"], results.get("gpu", {})
+    places = [f"{facts['processor']}, {facts['cores']} cores", *([gpu["name"]] if gpu else [])]
+    figure.suptitle(f"One step, {', '.join(places)}")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
@@ -93,17 +103,22 @@ def _scale(axes: Any, low: float, high: float) -> None:
 def relative(results: Results) -> tuple[str, list[dict[str, float]]]:
     """What times are divided by, in words; and for each case each contestant's factor.
 
-    That is the best peer where every case has one, and otherwise the step by hand.
+    That is the best peer where every case has one, otherwise the step by hand where it was timed
+    in every case, and otherwise whatever was fastest.
     """
     by_peer = all(row["best peer"] for row in results["steps"])
     hand = results["contestants"][0]
+    by_hand = all("median" in row["columns"][hand["name"]] for row in results["steps"])
     factors: list[dict[str, float]] = []
     for row in results["steps"]:
         columns = row["columns"]
-        base = columns[row["best peer"] if by_peer else hand["name"]]["median"]
         there = [name for name in _names(results) if "median" in columns[name]]
-        factors.append({name: columns[name]["median"] / base for name in there})
-    return "the case's fastest peer" if by_peer else hand["title"], factors
+        fastest = min(there, key=lambda name: columns[name]["median"], default="")
+        base = row["best peer"] if by_peer else hand["name"] if by_hand else fastest
+        factors.append({name: columns[name]["median"] / columns[base]["median"] for name in there})
+    if by_peer:
+        return "the case's fastest peer", factors
+    return hand["title"] if by_hand else "the case's fastest", factors
 
 
 def _names(results: Results) -> list[str]:

@@ -55,8 +55,10 @@ class Worker:
         case: str,
         results: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        patience: float | None = None,
     ) -> None:
         self._results = results
+        self.others: dict[str, list[float]] = {}  # what else a turn has measured, by name
         self.restless = False  # whether its threads went on spinning after a turn
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in close()
         job = {
@@ -69,7 +71,7 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
         )  # fmt: skip
         try:
-            self.report: dict[str, Any] = json.loads(self._answer(START_SECONDS))
+            self.report: dict[str, Any] = json.loads(self._answer(patience or START_SECONDS))
         except BaseException:
             self.close()
             raise
@@ -81,15 +83,18 @@ class Worker:
             return dict(found)
 
     def turn(self, calls: int) -> float:
-        """Seconds per call of so many calls, after one that is not timed."""
+        """Seconds per step of so many calls, after one that is not timed."""
         pipe = self._process.stdin
         assert pipe is not None
         with suppress(OSError):  # it may have died since; the answer says how
             pipe.write(f"{calls}\n")
             pipe.flush()
-        seconds, asleep = self._answer(TURN_SECONDS).split()
-        self.restless |= asleep == "0"
-        return float(seconds)
+        answer: dict[str, Any] = json.loads(self._answer(TURN_SECONDS))
+        self.restless |= not answer.pop("asleep")
+        seconds = answer.pop("seconds")
+        for name, other in answer.items():
+            self.others.setdefault(name, []).append(other)
+        return seconds
 
     def close(self) -> None:
         """End the process."""

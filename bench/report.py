@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,17 @@ LIMIT = (
     "written, once each; they count where the caches would hold them, too, so a case that stays in "
     "the caches can pass 100%."
 )
+GPU_LIMIT = (
+    "Limit of {name}: the FLOPs of a case's matrix products at {flops} (8192 x 8192) plus its "
+    "bytes at {nbytes:.2f} TB/s (large copy, read + written), both measured in the same run by "
+    "CUDA events; the share is that of the time by events, or else of the median."
+)
+QUEUED = (
+    "Queued: many calls, and only the last one is waited for; events: the same by CUDA events, "
+    "where a library lets them be recorded on its stream; run_many: per step. Everything else is "
+    "waited for call by call. Inputs take turns from sets of 256 MiB together."
+)
+NOT_AVAILABLE = "not available"
 
 
 def tables(results: Results) -> list[Table]:
@@ -36,10 +47,21 @@ def tables(results: Results) -> list[Table]:
         caption = escape("\n".join(notes(results)))
         columns = [Column(name, overflow="fold") for name in header]  # a narrow terminal cuts none
         steps = Table(*columns, title="training steps and formulas", caption=caption)
-        found.append(_filled(steps, rows, lines=True))
+        found.append(filled(steps, rows, lines=True))
+    if compares_backends(results):
+        header, rows = speedup_rows(results)
+        columns = [Column(name, overflow="fold") for name in header]
+        table = Table(*columns, title="speed-up", caption=SPEEDUP)
+        found.append(filled(table, [[escape(cell) for cell in row] for row in rows]))
     for title, header, rows in before_rows(results):
-        found.append(_filled(Table(*header, title=title), rows))
+        found.append(filled(Table(*header, title=title), rows))
     return found
+
+
+def when(facts: Mapping[str, Any]) -> list[str]:
+    """The date, and the revision where there is a checkout."""
+    revision = facts["revision"]
+    return [facts["date"], *([f"revision {revision}"] if revision else [])]
 
 
 def markdown(results: Results) -> str:
@@ -48,17 +70,20 @@ def markdown(results: Results) -> str:
     peers = [f"{c['title']} {c['version']}" for c in _there(results) if c["kind"] == "peer"]
     machine = ", ".join([
         facts["processor"], f"{facts['cores']} cores", f"Python {facts['python']}",
-        f"NumPy {facts['numpy']} ({facts['blas']})", *peers, facts["date"],
-        f"revision {facts['revision']}",
+        f"NumPy {facts['numpy']} ({facts['blas']})", *peers, *when(facts),
     ])  # fmt: skip
     parts = [f"Measured on {machine}."]
+    if results.get("gpu"):
+        parts.append(gpu_facts(results["gpu"]))
     if results["steps"]:
         header, rows = step_rows(results, lambda text: f"**{text}**")
-        parts.append(_markdown(header, rows))
+        parts.append(markdown_table(header, rows))
         parts += notes(results)
+    if compares_backends(results):
+        parts += [markdown_table(*speedup_rows(results)), SPEEDUP]
     for title, header, rows in before_rows(results):
-        parts.append(_markdown([title, *header[1:]], rows))
-    return "\n\n".join(parts)
+        parts.append(markdown_table([title, *header[1:]], rows))
+    return "\n\n".join([*parts, *left_out(results)])
 
 
 def fill_in(page: Path, results: Results) -> None:
@@ -86,12 +111,13 @@ def step_rows(
     header = ["case", *(c["title"] for c in there)]
     standings = [
         ("best peer", "peer ratio", "{:.2f}"),
+        ("best peer, queued", "queued ratio", "{:.2f}"),
         ("share of limit", "share of limit", "{:.0%}"),
     ]
     for what, key, _ in standings:
         if _any_has(results, key):
             ours = backends[0] if len(backends) == 1 else "graphc"
-            header.append(f"{ours} / {what}" if key == "peer ratio" else what)
+            header.append(f"{ours} / {what}" if key.endswith("ratio") else what)
     rows: Rows = []
     for row in results["steps"]:
         cells = [plain(f"{row['case']}\n{row['about']}")]
@@ -110,7 +136,11 @@ def notes(results: Results) -> list[str]:
     found: list[str] = []
     if _any_has(results, "peer ratio"):
         found.append("The fastest peer of a case is marked; below 1, graphc is faster than it.")
-    if _any_has(results, "share of limit"):
+    if _any_has(results, "queued"):
+        found.append(QUEUED)
+    if results.get("gpu") and _any_has(results, "share of limit"):
+        found.append(_gpu_limit(results["gpu"]))
+    if any(_has(row, "share of limit", ("numpy", "native")) for row in results["steps"]):
         limits = results["limits"]
         found.append(LIMIT.format(
             flops=limits["flops_per_second"] / 1e9, nbytes=limits["bytes_per_second"] / 1e9
@@ -126,6 +156,25 @@ def notes(results: Results) -> list[str]:
             f"Threads that spun on while others were timed: {', '.join(sorted(restless))}."
         )
     return found + missing(results)
+
+
+def left_out(results: Results) -> list[str]:
+    """A line on the cases that there was no time for, if there are any."""
+    cases = results.get("left out")
+    return [f"Left out, as no time was left: {', '.join(cases)}."] if cases else []
+
+
+def gpu_facts(gpu: Results) -> str:
+    """The GPU that a result holds for."""
+    versions = ", ".join(f"{what} {gpu[what]}" for what in ("driver", "runtime", "cupy"))
+    return f"GPU: {gpu['name']}, L2 cache {gpu['l2 bytes'] / 2**20:.0f} MiB, {versions}."
+
+
+def _gpu_limit(gpu: Results) -> str:
+    rates = [f"{r / 1e12:.0f} TFLOP/s in {name}" for name, r in gpu["flops_per_second"].items()]
+    return GPU_LIMIT.format(
+        name=gpu["name"], flops=", ".join(rates), nbytes=gpu["bytes_per_second"] / 1e12
+    )
 
 
 def missing(results: Results) -> list[str]:
@@ -157,6 +206,10 @@ def _any_has(results: Results, key: str) -> bool:
     return any(key in found for row in results["steps"] for found in row["columns"].values())
 
 
+def _has(row: Results, key: str, names: Sequence[str]) -> bool:
+    return any(key in row["columns"].get(name, {}) for name in names)
+
+
 def _standing(columns: Results, backends: Sequence[str], key: str, form: str) -> str:
     """A line for each backend that has the number, with its name where there are several."""
     there = [name for name in backends if key in columns[name]]
@@ -164,6 +217,53 @@ def _standing(columns: Results, backends: Sequence[str], key: str, form: str) ->
     if len(backends) > 1:
         lines = [f"{name} {line}" for name, line in zip(there, lines, strict=True)]
     return "\n".join(lines) or "-"
+
+
+# -- speed-up
+
+SPEEDUP = (
+    "Speed-up: the time of the first divided by that of the second, each call waited for; above 1, "
+    "the second is faster."
+)
+PAIRS = (("numpy", "native"), ("numpy", "cuda"), ("native", "cuda"), ("numpy", "cuda run_many"))
+
+
+def compares_backends(results: Results) -> bool:
+    """Whether the table of speed-ups has anything to say: steps, and two backends to compare."""
+    return bool(results["steps"]) and bool(_pairs(results))
+
+
+def _pairs(results: Results) -> list[tuple[str, str]]:
+    names = {c["name"] for c in results["contestants"] if c["kind"] == "backend"}
+    return [pair for pair in PAIRS if names.issuperset(pair)]
+
+
+def speedup_rows(results: Results) -> tuple[list[str], Rows]:
+    """A header and a row for each case: the time on each backend, then the speed-ups."""
+    backends = [c for c in results["contestants"] if c["kind"] == "backend"]
+    pairs = _pairs(results)
+    header = ["case", *(c["name"] for c in backends), *(f"{a} / {b}" for a, b in pairs)]
+    rows: Rows = []
+    for row in results["steps"]:
+        columns = row["columns"]
+        times = [_time_or_reason(columns[c["name"]]) for c in backends]
+        rows.append([row["case"], *times, *(_speedup(columns[a], columns[b]) for a, b in pairs)])
+    return header, rows
+
+
+def _time_or_reason(found: Results) -> str:
+    if "median" not in found:
+        # the notes below the table have all of it
+        return f"{NOT_AVAILABLE}: {found['unavailable'].partition(': ')[0]}"
+    if "queued" not in found:
+        return spread(found)
+    return f"{spread(found)}\nqueued {duration(found['queued']['median'])}"
+
+
+def _speedup(slower: Results, faster: Results) -> str:
+    if "median" not in slower or "median" not in faster:
+        return "-"
+    return f"{slower['median'] / faster['median']:.2f}"
 
 
 # -- before the first step
@@ -221,25 +321,30 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
-def _spread(timing: Results) -> str:
+def spread(timing: Results) -> str:
     half = (timing["high"] - timing["low"]) / 2
     return f"{duration(timing['median'])} ±{100 * half / timing['median']:.0f}%"
 
 
 def _cell(found: Results, kind: str) -> str:
-    if "unavailable" in found:
-        return "not available"
-    return _spread(found) if kind == "by hand" else f"{_spread(found)}\nratio {found['ratio']:.2f}"
+    if "median" not in found:
+        return "compared only" if "compared" in found else NOT_AVAILABLE
+    lines = [spread(found)]
+    words = {"queued": "queued", "device": "events"}
+    lines += [f"{words[k]} {duration(found[k]['median'])}" for k in words if k in found]
+    if "ratio" in found and kind != "by hand":
+        lines.append(f"ratio {found['ratio']:.2f}")
+    return "\n".join(lines)
 
 
-def _filled(table: Table, rows: Rows, lines: bool = False) -> Table:
+def filled(table: Table, rows: Rows, lines: bool = False) -> Table:
     table.show_lines = lines
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _markdown(header: Sequence[str], rows: Rows) -> str:
+def markdown_table(header: Sequence[str], rows: Rows) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line).replace("\n", "; ") + " |" for line in lines)
 

@@ -6,7 +6,7 @@ that differs by more than rounding stops it too, with the parameters put back: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,16 @@ class Check:
         self.declared = declared
 
     def run(
-        self, stages: Sequence[Stage], runner: Runner, inputs: Sequence[np.ndarray], draws: Draws
+        self,
+        stages: Sequence[Stage],
+        runner: Runner,
+        inputs: Sequence[Any],
+        draws: Draws,
+        fetch: Callable[[Any], np.ndarray],
     ) -> list[Any]:
-        """Results of the call; NonFiniteError or CompileError as the module says."""
-        named = {n.name: a for n, a in zip(self.declared.inputs, inputs, strict=True)}
+        """Results of the call; NonFiniteError or CompileError as the module says. `fetch` turns
+        inputs and results into NumPy arrays."""
+        named = {n.name: fetch(a) for n, a in zip(self.declared.inputs, inputs, strict=True)}
         old = {p: p.value for p in self.declared.params}
         graphs = {s.name: s.record for s in stages if isinstance(s.record, Graph)}
         bound, simplified = graphs.get("bound", graphs["declared"]), graphs["simplified"]
@@ -53,7 +59,7 @@ class Check:
         expected = [values[root] for root in simplified.roots]
         _compare("simplified", bound, expected, [written[root] for root in bound.roots], cured=True)
         results = runner(inputs, draws)
-        made = [*results, *(p.value for p, _ in self.declared.updates)]
+        made = [*map(fetch, results), *(p.value for p, _ in self.declared.updates)]
         try:
             _compare("lowered", bound, made, expected)
         except CompileError:

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graphc.backends import devices
+from graphc.backends import BACKENDS, devices
+from graphc.backends.base import Availability
 from graphc.compiler import compile as compile_graph
 from graphc.errors import GraphcError
 from graphc.report.stage import Stage
@@ -62,8 +63,13 @@ def _app() -> Any:
     picture = typer.Option("", "--out", metavar="FILE", help="A .dot, .svg or .png to write.")
     cases = typer.Option([], "--case", help="A benchmark to run; all by default.")
     backends = typer.Option([], "--backend", help="A backend to run on; all by default.")
-    peers = typer.Option(False, "--peers", help="Compare with other libraries, too.")
-    results = typer.Option("", "--out", metavar="FILE", help="The JSON file to write.")
+    peers = typer.Option(
+        False, "--peers",
+        help="Compare with other libraries, too: on the GPU with --backend cuda, else on the CPU.",
+    )  # fmt: skip
+    sweep = typer.Option(False, "--sweep", help="Vary the size of a training step instead.")
+    seconds = typer.Option(0.0, min=0.0, help="Begin nothing new after so many; 0: no limit.")
+    results = typer.Option("", "--out", metavar="PATH", help="A JSON file to write, or a folder.")
     plot = typer.Option("", "--plot", metavar="FILE", help="A .png, .svg or .pdf to draw.")
 
     def print_version(wanted: bool) -> None:
@@ -94,11 +100,16 @@ def _app() -> Any:
     @app.command()
     def bench(
         case: list[str] = cases, backend: list[str] = backends, peers: bool = peers,
-        out: str = results, plot: str = plot,
+        out: str = results, plot: str = plot, sweep: bool = sweep, seconds: float = seconds,
     ) -> None:  # fmt: skip
         """Time the benchmarks against NumPy by hand."""
+        if sweep and (case or peers):
+            raise UsageError("bench --sweep varies sizes on backends: no --case, no --peers")
         try:
-            load_bench().run(case, backend, out or None, peers, plot or None)
+            if sweep:
+                load_bench("sweep").run(backend, out or None, seconds or None, plot or None)
+            else:
+                load_bench().run(case, backend, out or None, peers, plot or None, seconds or None)
         except OSError as error:
             raise UsageError(f"bench: {error}") from None
 
@@ -120,10 +131,18 @@ def devices_text() -> str:
     """A paragraph for each backend: whether it is usable, why, and what was found."""
     lines: list[str] = []
     for name, device in devices().items():
-        state = "usable" if device.usable else "not usable"
-        lines.append(f"{name:<10} {state}" + (f": {device.reason}" if device.reason else ""))
-        lines += [f"{'':<10} {key}: {value}" for key, value in device.details.items()]
+        lines += _device_lines(name, device)
+    emulator = BACKENDS["emulator"].probe()
+    lines += _device_lines("emulator", emulator, "for tests and for writing kernels; ")
     return "\n".join(lines) + "\n"
+
+
+def _device_lines(name: str, device: Availability, purpose: str = "") -> list[str]:
+    """What is missing is among the details, where there are any."""
+    state = "usable" if device.usable else "not usable"
+    said = purpose + ("" if "missing" in device.details else device.reason)
+    head = f"{name:<10} {state}" + (f": {said}" if said else "")
+    return [head, *(f"{'':<10} {key}: {value}" for key, value in device.details.items())]
 
 
 # -- inspect

@@ -12,12 +12,13 @@ from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from graphc.backends import Choice
-from graphc.backends.base import Runner
+from graphc.backends.base import Measuring, Repeating, Runner
+from graphc.backends.interrupts import uninterrupted
 from graphc.backends.peaks import measure_peaks
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
@@ -25,7 +26,6 @@ from graphc.ir.dim import Dim
 from graphc.ir.graph import Graph
 from graphc.ir.node import Node
 from graphc.ir.philox import Draws
-from graphc.ir.storage import admit
 from graphc.ir.tensor_type import DType, TensorType
 from graphc.report.explain import explain, summary
 from graphc.report.profile import Profile
@@ -34,6 +34,9 @@ from graphc.schedule.records import Kernel, MemoryPlan, Program
 
 MAX_SPECIALISATIONS = 8
 Sizes = tuple[tuple[str, int], ...]
+T = TypeVar("T")
+Spec = tuple[str, tuple[int | Dim, ...], DType]  # of an input
+STEPS = "k steps"  # the size of the leading axis; no size of a user's can have this name
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Executable:
         self._pack, self._specialise, self._check = structure.packer(), specialise, check
         self._numbers, self._seed, self._step = numbers, _as_seed(seed), 0
         self._draws = Draws(self._seed, 0, numbers)
-        self._specs = [(n.name, n.shape, n.dtype) for n in graph.inputs]
+        self._specs: list[Spec] = [(n.name, n.shape, n.dtype) for n in graph.inputs]
         self._symbols = frozenset(graph.symbols)
         self._known: OrderedDict[Sizes, Specialisation] = OrderedDict()
         self._latest: Specialisation | None = None
@@ -128,57 +131,118 @@ class Executable:
     def __call__(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
         """Run once. Inputs by name, as keywords or a mapping; arrays or array-likes.
 
-        Returns fresh NumPy arrays in the structure of `outputs`. Raises InputError, changing
-        nothing, for missing, unknown or unfit inputs and for sizes that disagree.
+        Returns fresh arrays in the structure of `outputs`, of the backend's kind: NumPy's, or on a
+        device its own. Raises InputError, changing nothing, for missing, unknown or unfit inputs
+        and for sizes that disagree.
         """
         given = named if inputs is None else _by_name(inputs, named)
         with self._lock:
-            arrays, chosen = self._choose(given)
-            if self._check is not None:
-                results = self._check.run(chosen.stages, chosen.runner, arrays, self._draws)
-            else:
-                results = chosen.runner(arrays, self._draws)
-            if self._numbers:
-                self._step += 1
-                self._draws = Draws(self._seed, self._step, self._numbers)
+            arrays, chosen = self._choose(given, self._admit)
+            results = self._step_of(chosen, arrays)
         return self._pack(results)
+
+    def run_many(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """Run k times: every input has a leading axis of k steps, and so has every result.
+
+        The same as k calls, bit for bit, random draws and updates included; on a device Python is
+        not asked between the steps. With `check`, results are NumPy arrays everywhere. Raises
+        InputError as a call does, before the first step.
+        """
+        given = named if inputs is None else _by_name(inputs, named)
+        if not self._specs:
+            raise InputError("run_many: no input says how many steps to run; call it in a loop")
+        with self._lock:
+            (arrays, count), chosen = self._choose(given, self._admit_many)
+            runner = chosen.runner
+            if isinstance(runner, Repeating) and self._check is None:
+                results = runner.run_many(arrays, self._draws, count, self._advance)
+            else:
+                results = self._run_each(chosen, arrays, count)
+        return self._pack(results)
+
+    def _step_of(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
+        """One step, counted where it draws. An interrupt finds updates and count done, or not."""
+        if not self._numbers:
+            return self._run(chosen, arrays)
+        found: list[Any] = []
+
+        def step() -> None:
+            found.extend(self._run(chosen, arrays))
+            self._advance(1)
+
+        uninterrupted(step) if self.graph.updates else step()
+        return found
+
+    def _run(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
+        """One step, checked if that was asked for."""
+        if self._check is None:
+            return chosen.runner(arrays, self._draws)
+        fetch = self._choice.backend.fetch
+        return self._check.run(chosen.stages, chosen.runner, arrays, self._draws, fetch)
+
+    def _run_each(
+        self, chosen: Specialisation, arrays: Sequence[Any], count: int
+    ) -> list[np.ndarray]:
+        """Step by step, results in arrays of NumPy's."""
+        fetch = self._choice.backend.fetch
+        given = [fetch(array) for array in arrays]
+        results = [
+            np.empty((count, *shape), buffer.dtype) for _, buffer, shape in chosen.program.results
+        ]
+        for i in range(count):
+            made = self._step_of(chosen, [array[i, ...] for array in given])
+            for result, value in zip(results, made, strict=True):
+                result[i] = fetch(value)
+        return results
+
+    def _advance(self, count: int) -> None:
+        """The random stream moves on."""
+        self._step += count
+        self._draws = Draws(self._seed, self._step, self._numbers)
 
     def profile(self, inputs: Mapping[str, Any] | None = None, repeat: int = 10) -> Profile:
         """Where the time of a call goes: seconds, FLOP/s and bytes/s of each kernel.
 
         `inputs`: arrays by name, as a call takes them. Runs `repeat` times kernel by kernel and as
-        often as an ordinary call (without `check`), and measures the machine's peaks once per
-        process. Nothing changes: parameters that are updated have their old values afterwards, bit
-        for bit, and a call draws the random numbers that it would have drawn. Meanwhile other
-        threads wait for the parameters. Raises InputError as a call does, and for a `repeat` below
-        1.
+        often as an ordinary call (without `check`), and measures the peaks of the CPU or of the
+        device once per process. Nothing changes: parameters that are updated have their old values
+        afterwards, bit for bit, and a call draws the random numbers that it would have drawn.
+        Meanwhile other threads wait for the parameters. Raises InputError as a call does, and for
+        a `repeat` below 1.
         """
         if isinstance(repeat, bool) or not isinstance(repeat, int | np.integer) or repeat < 1:
             raise InputError(f"repeat {repeat!r}: need an int of 1 or more")
         given = _by_name(inputs, {})
         with self._lock:
-            arrays, chosen = self._choose(given)
+            arrays, chosen = self._choose(given, self._admit)
             with chosen.runner.unchanged():
-                self._time_call(given)
-                chosen.runner.time_kernels(arrays, self._draws, 1)  # the caches are warm from here
+                chosen.runner.time_kernels(arrays, self._draws, 1)  # kernel by kernel: a fault of
+                self._time_call(given)  # one is told as its own; the caches are warm from here
                 # half of the calls before and half after: a machine that slows down slows both
                 calls = [self._time_call(given) for _ in range(repeat // 2)]
                 runs = chosen.runner.time_kernels(arrays, self._draws, int(repeat))
                 calls += [self._time_call(given) for _ in range(repeat - repeat // 2)]
-        peaks = measure_peaks()
+        runner = chosen.runner
+        peaks = runner.peaks() if isinstance(runner, Measuring) else measure_peaks()
         return Profile(
             self.name, self.backend, chosen.program.schedule, tuple(map(tuple, runs)),
-            tuple(calls), peaks.flops_per_second, peaks.bytes_per_second,
+            tuple(calls), peaks.flops_per_second, peaks.bytes_per_second, peaks.device,
         )  # fmt: skip
 
     def _time_call(self, given: Mapping[str, Any]) -> float:
         """Seconds of what a call does; the random stream stays where it is."""
         start = perf_counter()
-        arrays, chosen = self._choose(given)
+        arrays, chosen = self._choose(given, self._admit)
         results = self._pack(chosen.runner(arrays, self._draws))
+        chosen.runner.synchronize()
         seconds = perf_counter() - start
         del results  # giving back its memory is the caller's time
         return seconds
+
+    def synchronize(self) -> None:
+        """Wait until the work of all calls is done: on a device, calls return before that."""
+        if self._latest is not None:
+            self._latest.runner.synchronize()
 
     def seed(self, seed: int) -> None:
         """Restart the random stream with this seed, at step 0."""
@@ -192,10 +256,18 @@ class Executable:
             self._get(tuple(sorted(check_sizes(self.graph, sizes).items())))
         return self
 
-    def _choose(self, given: Mapping[str, Any]) -> tuple[list[np.ndarray], Specialisation]:
-        """The inputs as arrays, and the program for their sizes, compiled if need be."""
-        arrays, sizes = self._admit(given)
-        return arrays, self._latest if not sizes and self._latest else self._get(sizes)
+    def _choose(
+        self, given: Mapping[str, Any], admit: Callable[[Mapping[str, Any]], tuple[T, Sizes]]
+    ) -> tuple[T, Specialisation]:
+        """The inputs as `admit` gives them, and the program for their sizes, compiled if needed."""
+        admitted, sizes = admit(given)
+        if not sizes and self._latest:
+            return admitted, self._latest
+        backend = self._choice.backend
+        chosen = self._get(sizes)
+        if self._choice.backend is not backend:  # which could not compile for these sizes
+            admitted, _ = admit(given)
+        return admitted, chosen
 
     def _get(self, sizes: Sizes) -> Specialisation:
         found = self._known.get(sizes)
@@ -210,28 +282,48 @@ class Executable:
 
     # -- inputs
 
-    def _admit(self, given: Mapping[str, Any]) -> tuple[list[np.ndarray], Sizes]:
-        arrays: list[np.ndarray] = []
+    def _admit(self, given: Mapping[str, Any]) -> tuple[list[Any], Sizes]:
+        """The inputs as arrays that the backend takes, and the sizes that they tell."""
+        arrays: list[Any] = []
         sizes: dict[str, int] = {}
+        told_by: dict[str, str] = {}
         for name, shape, dtype in self._specs:
             array = given.get(name)
             if type(array) is not np.ndarray or array.dtype is not dtype:
                 array = self._convert(name, given, shape, dtype)
             if array.shape != shape:
-                _match(name, array.shape, shape, dtype, sizes)
+                _match(name, array.shape, shape, dtype, sizes, told_by)
             arrays.append(array)
         if len(given) != len(self._specs):
             self._refuse_unknown(given)
         if self._symbols:
-            self._complete(arrays, sizes)
+            self._complete([array.shape for array in arrays], sizes)
         return arrays, tuple(sorted(sizes.items())) if sizes else ()
 
-    def _complete(self, arrays: Sequence[np.ndarray], sizes: dict[str, int]) -> None:
+    def _admit_many(self, given: Mapping[str, Any]) -> tuple[tuple[list[Any], int], Sizes]:
+        """The same with a leading axis before each declared shape, whose size comes with them."""
+        steps = _size_of(STEPS)
+        arrays: list[Any] = []
+        sizes: dict[str, int] = {}
+        told_by: dict[str, str] = {}
+        for name, shape, dtype in self._specs:
+            array = given.get(name)
+            if type(array) is not np.ndarray or array.dtype is not dtype:
+                array = self._convert(name, given, (steps, *shape), dtype)
+            _match(name, array.shape, (steps, *shape), dtype, sizes, told_by)
+            arrays.append(array)
+        self._refuse_unknown(given)
+        count = sizes.pop(STEPS)
+        if self._symbols:
+            self._complete([array.shape[1:] for array in arrays], sizes)
+        return (arrays, count), tuple(sorted(sizes.items()))
+
+    def _complete(self, shapes: Sequence[tuple[int, ...]], sizes: dict[str, int]) -> None:
         """Learn the sizes that stand in sums and products only, and check all extents."""
         extents = [
             (name, n, extent)
-            for (name, shape, _), array in zip(self._specs, arrays, strict=True)
-            for n, extent in zip(array.shape, shape, strict=True)
+            for (name, declared, _), shape in zip(self._specs, shapes, strict=True)
+            for n, extent in zip(shape, declared, strict=True)
             if isinstance(extent, Dim)
         ]
         for _ in self._symbols - set(sizes):
@@ -248,12 +340,12 @@ class Executable:
             if extent.bind(sizes) != n:
                 raise InputError(f"input {name!r} has {n} where {extent} = {extent.bind(sizes)}")
 
-    def _convert(self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType) -> np.ndarray:
+    def _convert(self, name: str, given: Mapping[str, Any], shape: Any, dtype: DType) -> Any:
         wanted = TensorType(shape, dtype)
         if name not in given:
             self._refuse_unknown(given)
             raise InputError(f"input {name!r} is missing; need {wanted}")
-        return admit(given[name], f"input {name!r}", wanted)
+        return self._choice.backend.admit(given[name], f"input {name!r}", wanted)
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         names = [name for name, _, _ in self._specs]
@@ -276,8 +368,9 @@ class Executable:
 
     @property
     def backend_reason(self) -> str:
-        """Why it is this one, and what others lack."""
-        return self._choice.reason
+        """Why it is this one, what others lack, and how it runs where there is a choice."""
+        notes = self._latest.runner.notes if self._latest is not None else ()
+        return "; ".join([self._choice.reason, *notes])
 
     @property
     def stages(self) -> Mapping[str, Stage]:
@@ -373,7 +466,7 @@ def _by_name(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:
     """The sizes as ints; raises CompileError for missing, unknown or negative ones."""
     missing, unknown = graph.symbols - set(sizes), set(sizes) - graph.symbols
-    for problem, names in (("missing", missing), ("unknown", unknown)):
+    for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
             known = ", ".join(sorted(graph.symbols)) or "none"
             raise CompileError(
@@ -387,18 +480,22 @@ def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:
 
 def _match(
     name: str, have: tuple[int, ...], want: tuple[int | Dim, ...], dtype: DType,
-    sizes: dict[str, int],
+    sizes: dict[str, int], told_by: dict[str, str],
 ) -> None:  # fmt: skip
-    """Compare a shape with the declared one, learning the sizes of plain symbols."""
+    """Compare a shape with the declared one, learning the sizes of plain symbols, and from whom."""
     if len(have) != len(want):
         raise InputError(_misfit(name, have, want, dtype))
     for n, extent in zip(have, want, strict=True):
         if isinstance(extent, Dim):
             symbol = _plain_symbol(extent)
-            if symbol is not None and sizes.setdefault(symbol, n) != n:
+            if symbol is None:
+                continue
+            told_by.setdefault(symbol, name)
+            if sizes.setdefault(symbol, n) != n:
                 raise InputError(
-                    f"input {name!r} has shape {have}, where {symbol} = {n}, but an earlier input "
-                    f"has {symbol} = {sizes[symbol]}; sizes of one name must agree"
+                    f"input {name!r} has shape {have}, where {symbol} = {n}, but input "
+                    f"{told_by[symbol]!r} has {symbol} = {sizes[symbol]}; sizes of one name must "
+                    "agree"
                 )
         elif n != extent:
             raise InputError(_misfit(name, have, want, dtype))
@@ -420,10 +517,14 @@ def _solve(name: str, n: int, extent: Dim, sizes: dict[str, int]) -> None:
     sizes[atoms[0]] = size
 
 
+def _size_of(symbol: str) -> Dim:
+    return Dim((((symbol,), 1),))
+
+
 def _plain_symbol(extent: Dim) -> str | None:
     symbols = extent.symbols()
     symbol = next(iter(symbols))
-    return symbol if len(symbols) == 1 and extent == Dim.symbol(symbol) else None
+    return symbol if len(symbols) == 1 and extent == _size_of(symbol) else None
 
 
 def _misfit(name: str, have: Any, want: Any, dtype: DType) -> str:

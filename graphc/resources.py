@@ -32,11 +32,11 @@ def folder(name: str) -> Path:
     raise FileNotFoundError(f"folder {name!r} is not at {shown}; install graphc again")
 
 
-def load_bench() -> ModuleType:
-    """The module `runner` of the benchmarks, loaded from wherever their folder is."""
+def load_bench(module: str = "runner") -> ModuleType:
+    """A module of the benchmarks, loaded from wherever their folder is."""
     if "graphc_bench" not in sys.modules:
         _load_package("graphc_bench", folder("bench"))
-    return importlib.import_module("graphc_bench.runner")
+    return importlib.import_module(f"graphc_bench.{module}")
 
 
 def _load_package(name: str, path: Path) -> None:

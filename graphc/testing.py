@@ -1,4 +1,5 @@
-"""Checkers for users' tests and ours: close values, gradients, random graphs, what was compiled."""
+"""Checkers for users' tests and ours: close values, gradients, random graphs, what was compiled,
+kernels of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from graphc.autodiff import grad
-from graphc.errors import GraphcError, InputError
+from graphc.backends.cuda.own_kernels import run_kernel
+from graphc.errors import DeviceMemoryError, EmulatorError, GraphcError, InputError
 from graphc.evaluate import evaluate, evaluate_all
 from graphc.executable import Executable
 from graphc.ir.build import as_node
@@ -31,6 +33,11 @@ from graphc.ir.tensor_type import (
 )
 from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
+
+__all__ = (
+    "DeviceMemoryError", "EmulatorError", "RandomGraph", "assert_close", "assert_compiled",
+    "check_grads", "random_graph", "run_kernel",
+)  # fmt: skip
 
 
 def assert_close(actual: Any, expected: Any, what: str = "value", *, exact: bool = False) -> None:

@@ -59,12 +59,6 @@ struct gx_call {
     uint32_t seed[2], step[2]; /* of the random draws */
 };
 
-/* x / y rounded down, for y > 0. */
-static inline int64_t gx_floor_divide(int64_t x, int64_t y)
-{
-    return x / y - (x % y < 0);
-}
-
 /* Whether parts share the columns of a product rather than its rows: a wide one is shared so that
  * each part reads its own share of the larger operand. Small products stay with their rows, which
  * may have been written by the same thread. */

@@ -88,3 +88,21 @@ def every_kind(workload: Workload, job: Job, *, make: str, options: dict[str, An
         found |= {f"{other} {k}": v for k, v in prepared.step().items()}
     prepared = maker(workload, job, **options)
     return prepared._replace(step=lambda: {**prepared.step(), **found})
+
+
+def on_a_device(workload: Workload, job: Job, *, nap: float = 0.0) -> Prepared:
+    """By hand, but results are there only once they have been waited for."""
+    prepared, pending = by_hand(workload, job), list[dict[str, Any]]()
+
+    def step() -> Mapping[str, Any]:
+        found = dict[str, Any]()
+        pending.append(found)
+        return found
+
+    def wait() -> None:
+        for found in pending:
+            found.update(prepared.step())
+            time.sleep(nap)
+        pending.clear()
+
+    return prepared._replace(step=step, wait=wait, stopwatch=lambda: lambda: 0.5)

@@ -1,10 +1,16 @@
 """The benchmarks measure what they say: all compute the same, and what fails is told apart."""
 
+import importlib
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +25,14 @@ runner: Any = load_bench()
 from graphc_bench import (  # noqa: E402
     compile_time,
     contestants,
+    gpu,
+    gpu_kernels,
     machine,
     measure,
     plot,
     process,
     report,
+    sweep,
     worker,
     workloads,
 )
@@ -52,19 +61,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", workloads.BY_NAME)
 def test_both_sides_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and new parameters after a few steps."""
-    if name == "wide":
+    if name.startswith("wide"):
         pytest.skip("as mnist, with larger sizes")
-    monkeypatch.setattr(workloads, "ELEMENTS", 1000)
-    workload = workloads.BY_NAME[name]
+    monkeypatch.setattr(workloads, "ELEMENTS", 1024)
+    both_sides_agree(workloads.BY_NAME[name])
+
+
+@pytest.mark.parametrize("precision", runner.TOLERANCES)
+def test_both_sides_agree_in_each_precision(precision: str) -> None:
+    both_sides_agree(workloads.training("small", (64, 32, 10), 32, precision))
+
+
+def both_sides_agree(workload: Any) -> None:
     hand = contestants.by_hand(workload, workload.build())
     ours = contestants.on_backend(workload, workload.build(), backend="numpy")
     assert ours.facts["launches"] >= 1
     for _ in range(workloads.STEPS_COMPARED):
         expected, got = hand.step(), ours.step()
     expected, got = {**expected, **hand.state()}, {**got, **ours.state()}
-    assert runner.difference("numpy", got, expected) == ""
-    planted = {**got, "loss": np.float32(got["loss"] * 1.01)} if "loss" in got else {}
-    assert runner.difference("numpy", planted, expected) != ""
+    got = {k: gpu.on_host(a) for k, a in got.items()}
+    assert runner.difference("numpy", got, expected, workload.precision) == ""
+    planted = {**got, "loss": np.float32(got["loss"] * 1.2)} if "loss" in got else {}
+    assert runner.difference("numpy", planted, expected, workload.precision) != ""
 
 
 def every_kind(c: Any) -> Any:
@@ -101,7 +119,7 @@ def test_what_fails_is_a_column_that_says_so() -> None:
     absent = Contestant("absent", "Absent", "peer", "no:where", needs="surely_not_installed")
     there = (BY_HAND, NUMPY, absent, fake("talks"), fake("fails"), fake("is wrong"))
     dying = (fake("dies midway", status=0), replace(fake("dies midway", status=9), name="goes"))
-    row = runner.compare("tiny", (*there, *dying), Peaks(1e11, 1e10))
+    row = runner.compare("tiny", (*there, *dying), runner.Race(Peaks(1e11, 1e10)))
     columns = row["columns"]
     reasons = {name: c.get("unavailable", "") for name, c in columns.items()}
     assert reasons == {
@@ -126,7 +144,7 @@ def test_what_fails_is_a_column_that_says_so() -> None:
 
 def test_a_reference_that_fails_ends_the_run() -> None:
     with pytest.raises(gx.GraphcError, match="bench tiny: fails failed: RuntimeError: cannot do"):
-        runner.compare("tiny", (fake("fails"),), Peaks(1, 1))
+        runner.compare("tiny", (fake("fails"),), runner.Race(Peaks(1, 1)))
 
 
 def test_parameters_are_compared(tmp_path: Path) -> None:
@@ -234,7 +252,7 @@ def test_run_writes_results_before_it_refuses_wrong_ones(
         runner.run(["tiny"], [], path, peers=True)
     result = json.loads(path.read_text())
     assert set(machine.facts()) == set(result["machine"])
-    assert set(result["limits"]) == {"flops_per_second", "bytes_per_second"}
+    assert set(result["limits"]) >= {"flops_per_second", "bytes_per_second"}
     (row,) = result["steps"]
     assert set(row["columns"]) == {"by hand", *gx.devices(), "talks", "is wrong"}
     for name, device in gx.devices().items():
@@ -339,6 +357,310 @@ def test_plot(tmp_path: Path) -> None:
     plot.must_be_possible(tmp_path / "plot.png", ["tiny"])
     plot.draw(made_up(), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- a GPU: what of it can be looked at without one
+
+
+class Many:
+    """An executable that can make many steps a call, each by a call of its own."""
+
+    def __init__(self, exe: Any) -> None:
+        self.kernels, self.plan, self.exe, self.sizes = exe.kernels, exe.plan, exe, list[int]()
+
+    def run_many(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.sizes.append(len(next(iter(inputs.values()))))
+        steps = [self.exe({k: a[i] for k, a in inputs.items()}) for i in range(self.sizes[-1])]
+        return {name: np.stack([found[name] for found in steps]) for name in steps[0]}
+
+
+def test_inputs_take_turns_once_results_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"x": np.arange(6.0).reshape(3, 2), "k": np.arange(3)}
+    monkeypatch.setattr(gpu, "ROTATED_NBYTES", 5 * 72)
+    assert gpu.input_sets(given, rotate=False) == [given]
+    sets = gpu.input_sets(given, rotate=True)
+    assert len(sets) == 5
+    assert sets[0]["x"].tolist() == given["x"].tolist()
+    assert sets[1]["k"].tolist() == [2, 0, 1]  # rows and labels stay together
+    assert sets[1]["x"][0].tolist() == [4, 5]
+    turns = gpu.in_turn("abc")
+    assert "".join(next(turns) for _ in range(9)) == "aaa" + "abcabc"
+    monkeypatch.setattr(gpu, "MANY", 2)
+    first, *others = gpu.blocks(given)
+    assert [len(b["x"]) for b in (first, *others)] == [1, 2, 2]
+    assert others[1]["k"].tolist() == [sets[2]["k"].tolist(), sets[3]["k"].tolist()]
+
+
+def test_many_steps_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "ROTATED_NBYTES", 1)
+    made: list[Many] = []
+    compiled = gx.compile
+
+    def stand_in(*args: Any, **options: Any) -> Any:
+        made.append(Many(compiled(*args, **options)))
+        return made[0]
+
+    monkeypatch.setattr(gx, "compile", stand_in)
+    tiny = workloads.BY_NAME["tiny"]
+    hand = contestants.by_hand(tiny, tiny.build())
+    ours = contestants.on_backend(tiny, tiny.build(), backend="numpy", many=True)
+    for _ in range(workloads.STEPS_COMPARED):
+        expected, got = hand.step(), ours.step()
+    expected, got = {**expected, **hand.state()}, {**got, **ours.state()}
+    assert runner.difference("many", got, expected) == ""
+    ours.step()
+    assert made[0].sizes == [1, 1, 1, gpu.FEWEST]
+    assert ours.steps == gpu.FEWEST
+    assert worker.turn(ours, 2)["seconds"] > 0
+    assert made[0].sizes[-3:] == [gpu.FEWEST] * 3
+    clocked = ours._replace(wait=lambda: None, stopwatch=lambda: lambda: 80.0)
+    assert worker.turn(clocked, 2)["device"] == 80 / 2 / gpu.FEWEST  # per step
+
+
+def like_cupy() -> ModuleType:
+    """NumPy under the name of CuPy, with what the benchmarks need of a device."""
+    module: Any = ModuleType("cupy")
+    module.__getattr__ = lambda name: getattr(np, name)
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    module.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(deviceSynchronize=lambda: None),
+        Event=lambda: event, get_elapsed_time=lambda begin, end: 500.0,
+    )  # fmt: skip
+    return module
+
+
+@pytest.mark.parametrize("name", ["tiny", "elementwise", "cross-entropy", "column-sums"])
+def test_cupy_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", like_cupy())
+    monkeypatch.setattr(workloads, "ELEMENTS", 1024)
+    monkeypatch.setattr(gpu, "ROTATED_NBYTES", 1)
+    monkeypatch.setenv("CUPY_TF32", "1")
+    monkeypatch.delitem(sys.modules, "graphc_bench.peer_cupy", raising=False)
+    peer: Any = importlib.import_module("graphc_bench.peer_cupy")
+    workload = workloads.BY_NAME[name]
+    hand = contestants.by_hand(workload, workload.build())
+    ours = peer.make(workload, workload.build())
+    assert os.environ["CUPY_TF32"] == "0"
+    for _ in range(workloads.STEPS_COMPARED):
+        expected, got = hand.step(), ours.step()
+    assert runner.difference("cupy", {**got, **ours.state()}, {**expected, **hand.state()}) == ""
+    assert worker.turn(ours, 5)["device"] == pytest.approx(0.1)  # half a second for five calls
+    monkeypatch.delitem(sys.modules, "graphc_bench.peer_cupy")
+
+
+LIMITS = {
+    "name": "Some GPU", "l2 bytes": 2**25, "driver": 13000, "runtime": 13000, "cupy": "14.2",
+    "bytes_per_second": 4e12, "flops_per_second": {"float32": 5e13, "tf32": 4e14},
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick")
+def test_on_a_gpu_the_step_by_hand_is_compared_with_only() -> None:
+    ours = replace(fake("on a device"), name="cuda", title="backend cuda", kind="backend")
+    peer = fake("on a device")
+    slow = replace(fake("on a device", nap=0.002), name="slow")
+    there = (BY_HAND, ours, peer, slow, fake("is wrong"))
+    row = runner.compare("tiny", there, runner.Race(Peaks(1, 1), LIMITS, on_gpu=True))
+    columns = row["columns"]
+    assert columns["by hand"] == {"compared": True}
+    assert "loss of is wrong is off" in columns["is wrong"]["unavailable"]
+    assert row["best peer"] == "on a device"
+    found = columns["cuda"]
+    assert found["queued"]["median"] > 0
+    assert found["device"]["median"] > found["median"]  # half a second, whatever the calls
+    queued = found["queued"]["median"] / columns["on a device"]["queued"]["median"]
+    assert found["queued ratio"] == queued
+    flops, nbytes = 2 * 32 * (2 * 64 * 32 + 3 * 32 * 10), found["device"]["median"]
+    assert row["gpu limit seconds"] > flops / 5e13
+    assert found["share of limit"] == row["gpu limit seconds"] / nbytes
+    results = {**made_up(), "contestants": [c.facts() for c in there], "steps": [row]}
+    results |= {"gpu": LIMITS, "left out": ["wide"], "compile": {}}
+    text = report.markdown(results)
+    assert "GPU: Some GPU, L2 cache 32 MiB, driver 13000" in text
+    assert "cuda / best peer | cuda / best peer, queued | share of limit |" in text
+    assert "50 TFLOP/s in float32, 400 TFLOP/s in tf32 (8192 x 8192)" in text
+    assert "at 4.00 TB/s" in text
+    assert "Left out, as no time was left: wide." in text
+    assert plot.relative(results)[0] == "the case's fastest peer"
+
+
+def test_a_gpu_run_without_a_gpu_measures_nothing() -> None:
+    absent = Contestant("cuda", "backend cuda", "backend", "no:where", reason="no driver")
+    row = runner.compare("wide-4096", (BY_HAND, absent), runner.Race(Peaks(1, 1), on_gpu=True))
+    assert row["columns"]["cuda"] == {"unavailable": "no driver"}
+    there = [BY_HAND.facts(), absent.facts()]
+    assert plot.relative({**made_up(), "contestants": there, "steps": [row]})[1] == [{}]
+
+
+def test_peers_of_a_gpu_are_told_where_to_run() -> None:
+    named = {c.name: c for c in contestants.GPU_PEERS}
+    assert set(named) == {"jax", "torch", "torch.compile", "reduce-overhead", "cupy"}
+    assert all(c.options.get("gpu") for name, c in named.items() if name != "cupy")
+    assert named["jax"].environment["JAX_PLATFORMS"] == "cuda"
+    assert not any("gpu" in c.options for c in contestants.PEERS)
+
+
+# -- speed-ups, and the sweep of sizes
+
+
+def test_speedups_and_why_a_backend_has_none() -> None:
+    results = made_up()
+    native = {**results["contestants"][1], "name": "native", "title": "backend native"}
+    results["contestants"].insert(2, native)
+    for row in results["steps"]:
+        slower = row["columns"]["numpy"]
+        times = {key: slower[key] / 4 for key in ("median", "low", "high")}
+        row["columns"] = {**row["columns"], "native": {**slower, **times}}
+    header, rows = report.speedup_rows(results)
+    assert header == [
+        "case", "numpy", "native", "cuda", "numpy / native", "numpy / cuda", "native / cuda",
+    ]  # fmt: skip
+    expected = ["30.0 us ±15%", "7.50 us ±15%", "not available: no driver", "4.00", "-", "-"]
+    assert rows[0] == ["tiny", *expected]
+    assert "| tiny | 30.0 us" in report.markdown(results)
+    assert "speed-up" in [t.title for t in report.tables(results)]
+    for row in results["steps"]:
+        row["columns"]["cuda"] = {**row["columns"]["native"], "queued": {"median": 1e-6}}
+    assert "queued 1.00 us" in report.speedup_rows(results)[1][0][3]
+    results["contestants"] = [c for c in results["contestants"] if c["kind"] != "backend"]
+    assert not report.compares_backends(results)
+
+
+def sizes() -> dict[str, Any]:
+    """A sweep in which native is the fastest at first, then cuda, whose calls can be queued."""
+
+    def times(seconds: float) -> dict[str, Any]:
+        return {"median": seconds, "low": seconds * 0.9, "high": seconds * 1.1}
+
+    points: list[dict[str, Any]] = []
+    for i, width in enumerate(sweep.WIDTHS):
+        cuda = {**times(1e-4), "queued": times(1e-5)}
+        columns = {
+            "numpy": {"left out": "a step takes about 2.00 s"} if i > 3 else times(4e-5 * 4**i),
+            "native": times(1e-5 * 4**i), "cuda": cuda, "cuda run_many": {**cuda, **times(5e-6)},
+        }  # fmt: skip
+        points.append({"width": width, "batch": 8, "columns": columns, "wrong": []})
+    points.append({"width": 16, "batch": 64, "columns": {
+        "numpy": {"left out": "no time left"}, "native": {"unavailable": "failed: no gcc"},
+        "cuda": cuda, "cuda run_many": cuda,
+    }, "wrong": []})  # fmt: skip
+    there = [
+        {"name": name, "title": f"backend {name}", "kind": "backend", "version": "1"}
+        for name in columns
+    ]
+    gpu_facts = {"device": "Some GPU"}
+    facts = machine.facts()
+    return {"machine": facts, "contestants": there, "points": points, "gpu": gpu_facts}
+
+
+def test_from_which_size_on_which_backend_is_the_fastest() -> None:
+    points = sizes()["points"]
+    assert sweep.crossovers(points) == {8: [(16, "native"), (256, "cuda")], 64: [(16, "cuda")]}
+    assert sweep.crossovers(points, waited=False)[8] == [(16, "cuda run_many")]
+    assert sweep.crossovers(points[::-1]) == sweep.crossovers(points)
+    text = sweep.markdown(sizes())
+    assert "| 8 | native from 16; cuda from 256 | cuda run_many from 16 |" in text
+    assert "| 4096 | 8 | left out: a step takes about 2.00 s | 2.56 ms ±10% | 100 us ±10%," in text
+    assert "backend native is not available: failed: no gcc." in text
+    assert "device: Some GPU" in text
+    assert sweep.lines(sizes(), 8)["cuda, queued"][0] == (16, 1e-5)
+    assert sweep.lines(sizes(), 8)["cuda run_many"][0] == (16, 1e-5)
+    assert len(sweep.lines(sizes(), 8)["numpy"]) == 4
+
+
+def test_the_sweep_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need graphc[plot]")
+    sweep.draw(sizes(), tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_leaves_out_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {p["width"]: p for p in sweep.measured([NUMPY], (16, 32), (8,), 600)}
+    assert found[32]["flops"] > found[16]["flops"] > 0
+    assert found[16]["columns"]["numpy"]["median"] > 0
+    monkeypatch.setattr(sweep, "LONGEST", 1e-9)
+    (_, second) = sweep.measured([NUMPY], (16, 32), (8,), 600)
+    assert second["columns"]["numpy"]["left out"].startswith("a step takes about ")
+    absent = replace(NUMPY, name="cuda", reason="no driver")
+    (point,) = sweep.measured([NUMPY, absent], (16,), (8,), -1)
+    assert point["columns"]["numpy"] == {"left out": "no time left"}
+    assert point["columns"]["cuda"] == {"unavailable": "no driver"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_takes_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner.run(["tiny"], ["numpy"], tmp_path / "found")
+    sweep.run(["numpy"], tmp_path / "found", 60, widths=(16,), batches=(8,))
+    names = {p.name for p in (tmp_path / "found").iterdir()}
+    assert names >= {"bench.json", "bench.md", "sweep.json", "sweep.md"}
+    assert ("sweep.png" in names) == (find_spec("matplotlib") is not None)
+    assert json.loads((tmp_path / "found" / "sweep.json").read_text())["points"][0]["width"] == 16
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    console = Console(file=io.StringIO())
+    assert plot.beside(tmp_path / "a.json", console) is None
+    runner.run(["tiny", "digits"], ["numpy"], tmp_path / "short.json", seconds=0.0)
+    short = json.loads((tmp_path / "short.json").read_text())
+    assert short["left out"] == ["tiny", "digits"]
+    assert "no time was left: tiny, digits" in (tmp_path / "short.md").read_text()
+
+
+# -- the checks of a machine with a GPU
+
+
+def check(root: Path, *arguments: str | Path, **environment: str) -> Any:
+    return subprocess.run(
+        ["bash", "bench/gpu_check.sh", *arguments], cwd=root, capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+    )  # fmt: skip
+
+
+def test_gpu_check_without_a_gpu(root: Path, tmp_path: Path) -> None:
+    if gx.devices()["cuda"].usable:
+        pytest.skip("there is a GPU")
+    done = check(root, tmp_path / "found")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("gpu_check: nothing was checked: the backend cuda is not available: ")
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {p.name: p.read_text() for p in (tmp_path / "found").iterdir()}
+    assert set(files) == {"facts.txt", "tests.txt", "sanitize.txt", "tables.md"}
+    reason = gx.devices()["cuda"].reason
+    assert all(files[n] == f"not available: {reason}\n" for n in set(files) - {"facts.txt"})
+    assert f"numpy {np.__version__}" in files["facts.txt"]
+
+
+def test_gpu_check_with_a_python_that_does_not_work(root: Path, tmp_path: Path) -> None:
+    """What is broken is no GPU that is missing."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho No module named numpy >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for python in (broken, tmp_path / "nowhere"):
+        done = subprocess.run(
+            ["bash", "bench/gpu_check.sh", str(tmp_path / "out"), "tests"], cwd=root, text=True,
+            capture_output=True, env={**os.environ, "PYTHON": str(python)},
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"FAILED: {python} does not run graphc: " in done.stdout
+
+
+def test_a_wheel_has_no_revision() -> None:
+    assert report.when({"date": "2026-01-02", "revision": ""}) == ["2026-01-02"]
+    assert report.when({"date": "2026-01-02", "revision": "ab"}) == ["2026-01-02", "revision ab"]
+
+
+def test_gpu_check_refuses_what_it_does_not_know(root: Path, tmp_path: Path) -> None:
+    assert check(root).returncode == 2
+    done = check(root, tmp_path / "found", "everything")
+    assert done.returncode == 2
+    assert "no part everything" in done.stderr
+    assert not (tmp_path / "found").exists()
+
+
+def test_programs_of_every_form(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_kernels.main("numpy") == 0
+    printed = capsys.readouterr().out
+    assert "contraction 33 x 260: ok" in printed
+    assert printed.endswith("all forms ran and agree with NumPy\n")
 
 
 # -- what comes before the first step

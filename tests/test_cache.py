@@ -68,6 +68,28 @@ def test_built_once_then_found(folder: Path, build: Builder) -> None:
     assert build.calls == 2
 
 
+def test_object_that_is_read_and_not_loaded(folder: Path) -> None:
+    """As a GPU's are: with the same guarantees, under a name of their own."""
+    made: list[bytes] = []
+
+    def build() -> bytes:
+        made.append(b"a cubin")
+        return made[-1]
+
+    for _ in range(2):
+        assert ObjectCache(folder).read(KEY, build, "cubin") == b"a cubin"
+    assert len(made) == 1
+    (path,) = folder.glob("*.cubin")
+    assert mode(path) == 0o600
+    path.write_bytes(b"other bytes")
+    assert ObjectCache(folder).read(KEY, build, "cubin") == b"a cubin"
+    assert len(made) == 2
+    assert not objects(folder)
+    age(path, 10 * GRACE_SECONDS)
+    used(ObjectCache(folder, max_nbytes=100), Builder(b"x" * 99), content_key("another program"))
+    assert not list(folder.glob("*.cubin"))  # bounded together with the others
+
+
 def test_folder_and_files_are_private(folder: Path, build: Builder) -> None:
     before = os.umask(0)
     try:

@@ -7,6 +7,7 @@ import tracemalloc
 import warnings
 import weakref
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -283,10 +284,12 @@ def test_results_are_fresh(node: gx.Node, plain: np.ndarray) -> None:
     arrays = {node.name: plain.copy()}
     first = exe(arrays)
     copies = [r.copy() for r in first]
-    assert all(r.flags.owndata or r.base.flags.owndata for r in first)
+    assert not any(np.shares_memory(one, other) for one, other in combinations(first, 2))
     assert all(r.flags.writeable for r in first)
     second = exe(arrays)
     assert_same(first, copies)  # the next call writes elsewhere
+    if exe.backend not in ("numpy", "native"):
+        return  # a device may still be reading what was given
     dropped = weakref.ref(second.pop(0)), weakref.ref(arrays.pop(node.name))
     assert [array() for array in dropped] == [None, None]  # the program keeps neither
     arrays = {node.name: plain.copy()}

@@ -12,6 +12,7 @@ from programs import BETA, TARGETS, run, runner_of, scheduled, training_step
 
 import graphc as gx
 from graphc.backends import numpy_kernel
+from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import CompileError
 from graphc.evaluate import evaluate
 from graphc.ir.node import make
@@ -194,6 +195,24 @@ def test_beta_only_where_it_holds() -> None:
         run(runner_of(made), inputs)
         assert_close(W.value, expected)
         W.value = old
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_products_of_a_library_stand_alone(name: str) -> None:
+    nodes, forms = FORMULAS[name]
+    made = scheduled(nodes, target=replace(NUMPY.target, epilogue=False))
+    products = [k for k in made.kernels if k.contraction is not None]
+    assert all(len(k.statements) == len(k.stores) == 1 and not k.operands for k in products)
+    assert (len(products) > 0) == ("contraction" in forms)
+    if not any(n.op.kind is Kind.RANDOM for n in made.graph.nodes):
+        assert_computes(made, nodes)
+
+
+def test_why_products_stand_alone() -> None:
+    made = scheduled([T.sum(0), T.max(1)], {W: W - X.T @ R}, replace(NUMPY.target, epilogue=False))
+    reasons = {e.reason for e in made.edges if e.producer.op.kind is Kind.CONTRACTION}
+    assert reasons == {"the library's product writes its result alone"}
+    assert not any("epilogue" in e.reason for e in made.edges)
 
 
 # -- why edges are not fused: one small graph for each reason

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from programs import EACH, TARGETS, run, runner_of, scheduled
+from stand_in import StandIn
 
 import graphc as gx
 from graphc.backends import numpy_kernel
@@ -360,3 +361,100 @@ def test_updates_are_in_place_where_that_is_safe() -> None:
         "m is updated through a copy: its kernel still needs the old value after writing the new "
         "one",
     )
+
+
+# -- one value, at home in host memory or on a device
+
+
+def test_a_value_has_one_home_at_a_time(device: StandIn) -> None:
+    (p,) = params(p=(3, 4))
+    start = p.value
+    on_host = gx.compile(p * 1, updates={p: p + 1}, backend="numpy")
+    on_device = gx.compile([], updates={p: p * 2}, backend=device.name)
+    assert p.storage.away is not None
+    assert np.array_equal(p.value, start)
+    on_device()
+    assert np.array_equal(p.value, start * 2)
+    assert p.storage.away is not None  # looking takes nothing away
+    p.value = start.T.copy().T  # what is set is set where the value is
+    assert p.storage.away is not None
+    assert np.array_equal(p.value, start)
+    assert np.array_equal(on_host(), start)
+    assert p.storage.away is None
+    assert np.array_equal(p.value, start + 1)
+    with pytest.raises(gx.InputError, match="param p has shape"):
+        p.value = np.zeros(5)
+    on_device()
+    assert np.array_equal(p.value, (start + 1) * 2)
+    with pytest.raises(gx.InputError, match="param p has shape"):
+        p.value = np.zeros(5)
+
+
+@pytest.mark.usefixtures("device", "native")
+def test_values_are_exact_through_any_sequence_of_backends() -> None:
+    rng = np.random.default_rng(0)
+    a, b, c, m, n = weights = params(a=(4,), b=(300,), c=(), m=(3, 5), n=(5, 3))
+    for p in weights:
+        p.value = rng.integers(-8, 8, p.shape)
+    programs: list[dict[Any, gx.Node]] = [
+        {a: a + c, b: b + 1},
+        {b: 2 - b, m: n.T, n: m.T},
+        {m: m + 1, n: n + 1, a: 1 - a},
+        {c: c + 1},
+    ]
+    exes = [
+        gx.compile([a.sum(), c], updates=updates, backend=backend)
+        for updates in programs for backend in ("numpy", "native", "stand-in")
+    ]  # fmt: skip
+    expect = {p: p.value for p in weights}
+    for _ in range(120):
+        turn = int(rng.integers(len(exes)))
+        updates = programs[turn // 3]
+        new = evaluate(updates.values(), dict(expect))
+        exes[turn]()
+        expect |= dict(zip(updates, new, strict=True))
+        if rng.random() < 0.2:
+            p = weights[int(rng.integers(len(weights)))]
+            expect[p] = p.value = rng.integers(-8, 8, p.shape).astype("float32")
+        looked = weights if rng.random() < 0.3 else ()
+        assert all(np.array_equal(p.value, expect[p]) for p in looked)
+    assert all(np.array_equal(p.value, expect[p]) for p in weights)
+
+
+def test_a_lost_value_stays_lost_wherever_it_goes(device: StandIn) -> None:
+    (p,) = params(p=(4,))
+    on_device = gx.compile([], updates={p: p * 2}, backend=device.name)
+    on_host = gx.compile(p * 1, backend="numpy")
+    device.faults.append(MemoryError("planted"))
+    with pytest.raises(MemoryError):
+        on_device()
+    for call in (on_host, on_device, on_host, lambda: p.value):
+        with pytest.raises(gx.InputError, match=r"of p is undefined.*planted"):
+            call()
+    p.value = np.ones(4)
+    on_device()
+    assert on_host().tolist() == [2] * 4
+
+
+def test_a_profile_holds_off_programs_that_move_its_parameters() -> None:
+    """A call within finds that others were moved, and looks again: nobody waits for it meanwhile
+    with what it needs for that."""
+    a, b = params(a=(4,), b=(4,))
+    other = params(c=(4,), d=(5,))
+    exe = gx.compile([], updates={a: a + 1}, backend="numpy")
+    inside, done = threading.Event(), threading.Event()
+
+    def lay_out() -> None:  # a and b into one slab, in turn: b first, which makes others look again
+        inside.wait()
+        gx.compile([], updates={b: b + 1, a: a + 1}, backend="numpy")()
+        done.set()
+
+    thread = threading.Thread(target=lay_out, daemon=True)
+    thread.start()
+    with runner(exe).unchanged():
+        inside.set()
+        done.wait(0.2)
+        gx.compile([], updates={p: p + 1 for p in other}, backend="numpy")()
+        exe()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -7,21 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphc.backends.base import Availability, Backend
+from graphc.backends.cuda import CUDA, EMULATOR, on_gpu
 from graphc.backends.native_backend import NATIVE
 from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import BackendUnavailable, CompileError
 
-PLANNED = {"cuda": "not part of this version"}
-BACKENDS: Mapping[str, Backend] = {NATIVE.name: NATIVE, NUMPY.name: NUMPY}
-ORDER = ("cuda", "native", "numpy")
+BACKENDS: Mapping[str, Backend] = {b.name: b for b in (CUDA, NATIVE, NUMPY, EMULATOR)}
+ORDER = ("cuda", "native", "numpy")  # the emulator is for tests: only by name
 
 
 def devices() -> dict[str, Availability]:
     """Every backend by name: whether it can run here, why not, and what was found."""
-    return {
-        name: BACKENDS[name].probe() if name in BACKENDS else Availability(False, PLANNED[name])
-        for name in ORDER
-    }
+    return {name: BACKENDS[name].probe() for name in ORDER}
 
 
 @dataclass
@@ -47,19 +44,34 @@ def choose(name: str) -> Choice:
     """
     if name == "auto":
         found = devices()
-        passed = [f"{n} is {found[n].reason}" for n in ORDER if not found[n].usable]
+        passed = [f"{n} is not usable: {found[n].reason}" for n in ORDER if not found[n].usable]
         first, *others = [BACKENDS[n] for n in ORDER if found[n].usable]
         return Choice(first, "; ".join(["auto", *passed]), others)
-    if name.partition(":")[0] not in (*ORDER, "emulator"):
-        near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(ORDER)}{hint}")
-    if name not in BACKENDS:
-        raise BackendUnavailable(
-            f"backend {name!r} is not part of this version; use backend='auto' or 'numpy'"
+    backend = _named(name)
+    if backend is None:
+        raise CompileError(
+            f"backend {name!r} is unknown: need auto, cuda, cuda:N (the GPU of a number), native, "
+            f"numpy or emulator{_hint(name)}"
         )
-    backend = BACKENDS[name]
     available = backend.probe()
     if not available.usable:
-        raise BackendUnavailable(f"backend {name!r}: {available.reason}")
+        raise BackendUnavailable(
+            f"backend {name!r}: {available.reason}; or use backend='auto' or 'numpy'"
+        )
     return Choice(backend, f"{name}: as asked for")
+
+
+def _hint(name: object) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(str(name), ("auto", *ORDER, EMULATOR.name), 1)
+    return f"; did you mean {near[0]!r}?" if near and ":" not in str(name) else ""
+
+
+def _named(name: object) -> Backend | None:
+    """The backend of a name; "cuda:1" is that of the second GPU."""
+    if not isinstance(name, str):
+        return None
+    base, colon, number = name.partition(":")
+    if base == CUDA.name and number.isascii() and number.isdigit():
+        return on_gpu(int(number))
+    return None if colon else BACKENDS.get(name)

@@ -1,10 +1,10 @@
 """Compiled objects kept on disk by content: what was compiled once is loaded from then on.
 
-A cache folder holds objects, each named by the checksum of its content (`graphc-<sha256>.so`), and
-notes, short texts by name. The note of a key names the key's object. One rename publishes a file,
-and its name tells what must be in it: processes need no lock, of two that build the same object
-both succeed, and a file that was cut, changed or put there by somebody else is not loaded but
-built again. Nothing is flushed to the disk for the same reason.
+A cache folder holds objects, each named by the checksum of its content (`graphc-<sha256>.so`, or
+`.cubin` for a GPU's), and notes, short texts by name. The note of a key names the key's object. One
+rename publishes a file, and its name tells what must be in it: processes need no lock, of two that
+build the same object both succeed, and a file that was cut, changed or put there by somebody else
+is not loaded but built again. Nothing is flushed to the disk for the same reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ VARIABLE = "GRAPHC_CACHE_DIR"
 MAX_NBYTES = 256 << 20
 # A file used within this time is not removed: some process may be about to load it.
 GRACE_SECONDS = 600.0
-OWN_NAME = re.compile(r"graphc-[\w-]+\.(so|note|part)")  # the folder may hold other files, too
+OWN_NAME = re.compile(
+    r"graphc-[\w-]+\.(so|cubin|note|part)"
+)  # the folder may hold other files, too
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -98,15 +100,28 @@ class ObjectCache:
         """
         return self.use(key, build, lambda path: ctypes.CDLL(str(path)))
 
-    def use(self, key: str, build: Callable[[Path], object], opener: Callable[[Path], T]) -> T:
+    def read(self, key: str, build: Callable[[], bytes], suffix: str) -> bytes:
+        """The content of a key's object, which is not loaded here but by a driver; `build()` makes
+        it where it is not there yet."""
+        return self.use(key, lambda path: path.write_bytes(build()), Path.read_bytes, suffix)
+
+    def use(
+        self,
+        key: str,
+        build: Callable[[Path], object],
+        opener: Callable[[Path], T],
+        suffix: str = "so",
+    ) -> T:
         """Like `load`, with an `opener` of one's own, which raises OSError for a bad object."""
-        found = self._find(key)
+        found = self._find(key, suffix)
         if found is not None:
             # It may come from a machine with another C library: then it is built anew.
             with contextlib.suppress(OSError):
                 return opener(found)
-        content = _built(build)
-        return self._in_some_folder(lambda folder: opener(self._publish(folder, key, content)))
+        content = _built(build, suffix)
+        return self._in_some_folder(
+            lambda folder: opener(self._publish(folder, key, content, suffix))
+        )
 
     def note(self, name: str) -> str | None:
         """The text kept under a name; None if there is none that can be trusted."""
@@ -127,14 +142,14 @@ class ObjectCache:
                 _check_folder(folder)
                 yield folder
 
-    def _find(self, key: str) -> Path | None:
+    def _find(self, key: str, suffix: str) -> Path | None:
         """The file of a key's object, its content checked."""
         for folder in self._trusted():
             note = _note_path(folder, key)
             digest = (_read(note) or b"").decode(errors="replace")
             if DIGEST.fullmatch(digest) is None:
                 continue
-            path = _object_path(folder, digest)
+            path = _object_path(folder, digest, suffix)
             with contextlib.suppress(OSError):  # a read-only folder has no least recently used
                 os.utime(path)  # first, so that no other process removes it from here on
                 os.utime(note)
@@ -143,10 +158,10 @@ class ObjectCache:
                 return path
         return None
 
-    def _publish(self, folder: Path, key: str, content: bytes) -> Path:
+    def _publish(self, folder: Path, key: str, content: bytes, suffix: str) -> Path:
         """Write an object, then the note that names it."""
         digest = hashlib.sha256(content).hexdigest()
-        path = _object_path(folder, digest)
+        path = _object_path(folder, digest, suffix)
         _write(path, content)
         _write(_note_path(folder, key), digest.encode())
         _remove_least_recent(folder, self.max_nbytes)
@@ -181,8 +196,8 @@ def _note_path(folder: Path, name: str) -> Path:
     return folder / f"graphc-{name}.note"
 
 
-def _object_path(folder: Path, digest: str) -> Path:
-    return folder / f"graphc-{digest}.so"
+def _object_path(folder: Path, digest: str, suffix: str) -> Path:
+    return folder / f"graphc-{digest}.{suffix}"
 
 
 def _words(error: OSError) -> str:
@@ -192,13 +207,13 @@ def _words(error: OSError) -> str:
     return error.strerror + (f": {error.filename}" if error.filename else "")
 
 
-def _built(build: Callable[[Path], object]) -> bytes:
+def _built(build: Callable[[Path], object], suffix: str) -> bytes:
     """What `build` makes. It works outside the cache folder, which may be full."""
     import tempfile  # where something is compiled: a warm start is faster without
 
     try:
         with tempfile.TemporaryDirectory(prefix="graphc-") as place:
-            path = Path(place) / "object.so"
+            path = Path(place) / f"object.{suffix}"
             build(path)
             return path.read_bytes()
     except OSError as error:

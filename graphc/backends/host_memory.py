@@ -19,7 +19,7 @@ from graphc.backends.interrupts import uninterrupted
 from graphc.backends.recycled import Recycled
 from graphc.ir.node import Node, Param
 from graphc.ir.op import Kind
-from graphc.ir.storage import Storage, aligned_empty
+from graphc.ir.storage import Storage, aligned_empty, laying_out
 from graphc.schedule.records import (
     Buffer,
     Line,
@@ -31,7 +31,6 @@ from graphc.schedule.records import (
 )
 
 SMALL = 1 << 16  # bytes: up to here copying costs less than binding
-_laying_out = threading.RLock()  # programs of two threads do not move parameters at once
 
 
 class Binder(Protocol):
@@ -52,6 +51,10 @@ class Arena:
 
     def __init__(self) -> None:
         self.array = aligned_empty((0,), np.dtype("uint8"))
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
 
     def reserve(self, nbytes: int) -> None:
         """Grow to at least `nbytes`; programs bound to the old array look again when called."""
@@ -154,7 +157,7 @@ class HostMemory:
         """Hold the locks of all parameters, and give those that calls meanwhile update their old
         values back at the end, bit for bit. It takes as many bytes as they do."""
         while True:
-            with self._lock:
+            with laying_out, self._lock:  # a call within may have to look again
                 if self._changes == Storage.changes:
                     old = [p.storage.array.copy() for p in self.updates]
                     try:
@@ -220,7 +223,9 @@ class HostMemory:
 
     def _find_params(self) -> None:
         """Lay the parameters out as the program wants them, and look up where they are now."""
-        with _laying_out:
+        with laying_out:
+            for param in self.graph.params:
+                param.storage.come_home()
             for slab in self.program.param_slabs:
                 _lay_out(slab)
             storages = [p.storage for p in self.graph.params]
@@ -233,7 +238,7 @@ class HostMemory:
                 if place.region is Region.PARAM and isinstance(owner, Param):
                     self.bases[buffer] = owner.storage.array
                 elif place.region is Region.PARAM and isinstance(owner, Slab):
-                    slab = _storages(owner)[0].slab
+                    slab = slab_storages(owner)[0].slab
                     assert slab is not None
                     self.bases[buffer] = slab
             self._lock = storages[0].lock if storages else threading.RLock()
@@ -275,13 +280,14 @@ def constant_value(buffer: Buffer) -> np.ndarray:
     return np.ascontiguousarray(value).reshape(buffer_shape(buffer))
 
 
-def _storages(slab: Slab) -> list[Storage]:
+def slab_storages(slab: Slab) -> list[Storage]:
+    """The storages of the parameters in a slab, in order."""
     return [m.storage for m in slab.members if isinstance(m, Param)]
 
 
 def _lay_out(slab: Slab) -> None:
     """Let the parameters of a slab lie one behind another, if they do not already."""
-    storages = _storages(slab)
+    storages = slab_storages(slab)
     home = storages[0].slab
     if (
         home is not None

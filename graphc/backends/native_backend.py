@@ -76,6 +76,8 @@ class Job(ctypes.Structure):
 class NativeRunner:
     """A program compiled and bound to memory."""
 
+    notes = ()
+
     def __init__(self, program: Program, options: Options) -> None:
         printed = print_program(program, options.numbers, options.sizes)
         self.source, self.kernel_sources = printed.text, printed.kernel_sources
@@ -128,6 +130,9 @@ class NativeRunner:
         finally:
             self._job.seconds = None
         return found
+
+    def synchronize(self) -> None:
+        """A call is done when it returns."""
 
     def unchanged(self) -> AbstractContextManager[None]:
         """Parameters have their old values at its end, whatever ran meanwhile."""

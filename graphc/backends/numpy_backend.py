@@ -43,6 +43,8 @@ INLINE = 1500  # lines: a longer program is a function per kernel
 class NumpyRunner:
     """A program bound to memory."""
 
+    notes = ()
+
     def __init__(self, program: Program, options: Options) -> None:
         self.program = program
         self.input_names = options.inputs
@@ -94,6 +96,9 @@ class NumpyRunner:
                 inputs, lambda: runs.append(self._run(lambda: _time_in_turn(functions)))
             )
         return [[run[i] for run in runs] for i in range(len(functions))]
+
+    def synchronize(self) -> None:
+        """A call is done when it returns."""
 
     def unchanged(self) -> AbstractContextManager[None]:
         """Parameters have their old values at its end, whatever ran meanwhile."""

@@ -1,4 +1,4 @@
-"""The system's C compiler: which one, what it can do, and how it makes an object of a C text.
+"""The system's C compiler, or C++ compiler: which one, what it can do, how it makes an object.
 
 What was found is remembered in the object cache, so that a process with nothing new to compile
 starts no compiler. No shell is involved anywhere.
@@ -26,7 +26,6 @@ from graphc.errors import BackendUnavailable
 if TYPE_CHECKING:
     import subprocess
 
-NAMES = ("cc", "gcc", "clang")  # looked for on PATH in this order where CC does not say
 # What results and loading depend on. Never -ffast-math: NaN and infinities must survive.
 REQUIRED = ("-std=gnu11", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-pthread",
             "-Werror=incompatible-pointer-types", "-Werror=int-conversion")  # fmt: skip
@@ -38,7 +37,6 @@ OPTIONAL = (
     ("-fno-trapping-math",),
     ("-fopenmp-simd",),
 )
-LIBRARIES = ("-lm",)
 PROBE_SECONDS = 60.0
 COMPILE_SECONDS = 600.0
 
@@ -80,48 +78,86 @@ sys.exit("its thread did not run" if failed or list(values) != [1.0] * 64 else 0
 
 
 @dataclass(frozen=True, slots=True)
+class Language:
+    """How texts of a language are compiled.
+
+    `variable` of the environment names the compiler; where it does not, `compilers` are looked for
+    on PATH in this order. `required`: flags that results and loading depend on; `optional`: of each
+    group the first flag that the compiler takes, if any. `probe`: a text with a function
+    `graphc_probe`, which makes 64 ones of 64 zeros and returns 0. `instead`: what a user can do
+    without a compiler.
+    """
+
+    name: str
+    code: str  # as the compilers call it
+    variable: str
+    compilers: tuple[str, ...]
+    required: tuple[str, ...]
+    optional: tuple[tuple[str, ...], ...]
+    libraries: tuple[str, ...]
+    probe: str
+    instead: str = ""
+
+    @property
+    def remedy(self) -> str:
+        return f"set {self.variable} to another compiler{self.instead}"
+
+
+C = Language(
+    "C", "c", "CC", ("cc", "gcc", "clang"), REQUIRED, OPTIONAL, ("-lm",), PROBE,
+    instead=" or use backend='numpy'",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A C compiler that was seen to work.
+    """A compiler that was seen to work.
 
     `command`: the program and the arguments that CC gave it; `cpu`: model, features and C library
     of the machine; `identity`: changes when the compiler, its arguments or the machine change.
     """
 
+    language: Language
     command: tuple[str, ...]
     version: str
     flags: tuple[str, ...]
-    libraries: tuple[str, ...]
     cpu: str
     identity: str
 
     def key(self, source: str) -> str:
-        """The key under which the object of a C text is cached."""
+        """The key under which the object of a text is cached."""
         made_by = (self.identity, self.version, self.cpu, shlex.join(self.command))
-        return content_key(source, *made_by, shlex.join(self.flags), shlex.join(self.libraries))
+        return content_key(
+            source, *made_by, shlex.join(self.flags), shlex.join(self.language.libraries)
+        )
 
     @property
     def refused(self) -> tuple[str, ...]:
         """The flags for speed that this compiler does not take."""
-        return tuple(group[0] for group in OPTIONAL if not set(group) & set(self.flags))
+        groups = self.language.optional
+        return tuple(group[0] for group in groups if not set(group) & set(self.flags))
 
 
-def find_toolchain(cache: ObjectCache | None = None, timeout: float = PROBE_SECONDS) -> Toolchain:
-    """The compiler named by CC, else the first of cc, gcc and clang that works.
+def find_toolchain(
+    cache: ObjectCache | None = None, timeout: float = PROBE_SECONDS, language: Language = C
+) -> Toolchain:
+    """The compiler named by CC, else the first of cc, gcc and clang that works; for another
+    language, its own.
 
     A compiler that was tried before and has not changed since is not started. `timeout`: seconds
     for trying one. Raises BackendUnavailable with the compiler's own words.
     """
     cache = object_cache() if cache is None else cache
     cpu = describe_cpu()
-    commands = {command: _identity(command, cpu) for command in _commands()}
+    commands = {command: _identity(language, command, cpu) for command in _commands(language)}
     for command, identity in commands.items():
-        known = _recall(command, identity, cpu, cache)
+        known = _recall(language, command, identity, cpu, cache)
         if known is not None:
             return known
     reasons: list[str] = []
     for command, identity in commands.items():
         try:
-            found = _try_out(Toolchain(command, "", (), LIBRARIES, cpu, identity), cache, timeout)
+            found = _try_out(Toolchain(language, command, "", (), cpu, identity), cache, timeout)
         except BackendUnavailable as error:
             reasons.append(str(error))
             continue
@@ -134,7 +170,7 @@ def find_toolchain(cache: ObjectCache | None = None, timeout: float = PROBE_SECO
 def compile_object(
     toolchain: Toolchain, source: str, target: Path, timeout: float = COMPILE_SECONDS
 ) -> None:
-    """Compile a C text, which may include system headers only, to a shared object at `target`.
+    """Compile a text, which may include system headers only, to a shared object at `target`.
 
     The object is there as a whole or not at all. Raises BackendUnavailable with the compiler's own
     words, OSError where nothing can be written beside `target`.
@@ -143,18 +179,16 @@ def compile_object(
 
     with tempfile.TemporaryDirectory(prefix="graphc-", dir=target.parent) as place:
         made = Path(place) / target.name
-        files = ("-x", "c", "-", "-o", str(made))
-        command = (*toolchain.command, *toolchain.flags, *files, *toolchain.libraries)
-        done = _run(command, source, timeout)
+        language = toolchain.language
+        files = ("-x", language.code, "-", "-o", str(made))
+        command = (*toolchain.command, *toolchain.flags, *files, *language.libraries)
+        done = _run(command, source, timeout, language)
+        compiler = f"{language.name} compiler {shlex.join(toolchain.command)}"
         if done.failure:
-            raise BackendUnavailable(
-                f"C compiler {shlex.join(toolchain.command)} {done.failure}; "
-                "set CC to another compiler or use backend='numpy'"
-            )
+            raise Refused(f"{compiler} {done.failure}", language.remedy)
         if not made.is_file():
             raise BackendUnavailable(
-                f"C compiler {shlex.join(toolchain.command)} reported success and wrote no object; "
-                "set CC to another compiler"
+                f"{compiler} reported success and wrote no object; {language.remedy}"
             )
         made.replace(target)
 
@@ -165,7 +199,7 @@ def details(toolchain: Toolchain | None, cache: ObjectCache) -> Mapping[str, str
     if toolchain is not None:
         found["compiler"] = shlex.join(toolchain.command)
         found["version"] = toolchain.version
-        found["flags"] = shlex.join((*toolchain.flags, *toolchain.libraries))
+        found["flags"] = shlex.join((*toolchain.flags, *toolchain.language.libraries))
         if toolchain.refused:
             found["refused flags"] = shlex.join(toolchain.refused)
     found["cache"] = str(cache.folder)
@@ -202,42 +236,44 @@ def _features(lines: Iterator[str]) -> Iterator[str]:
 # -- which compiler
 
 
-def _commands() -> list[tuple[str, ...]]:
+def _commands(language: Language) -> list[tuple[str, ...]]:
     """The compilers to try, as program and arguments."""
     if not hasattr(os, "geteuid"):
         raise BackendUnavailable("needs a POSIX system; use backend='numpy'")
-    chosen = os.environ.get("CC", "").strip()
+    chosen = os.environ.get(language.variable, "").strip()
     if chosen:
-        return [_chosen_command(chosen)]
-    paths = [path for name in NAMES if (path := shutil.which(name))]
+        return [_chosen_command(language.variable, chosen)]
+    paths = [path for name in language.compilers if (path := shutil.which(name))]
     if not paths:
         raise BackendUnavailable(
-            f"no C compiler: none of {', '.join(NAMES)} is on PATH; install one or set CC"
+            f"no {language.name} compiler: none of {', '.join(language.compilers)} is on PATH; "
+            f"install one or set {language.variable}"
         )
     # cc is often a link to one of the others. The name called is kept: some programs go by it.
     different = {os.path.realpath(path): path for path in reversed(paths)}
     return [(os.path.abspath(path),) for path in reversed(different.values())]
 
 
-def _chosen_command(chosen: str) -> tuple[str, ...]:
-    """The program and the arguments that CC holds."""
+def _chosen_command(variable: str, chosen: str) -> tuple[str, ...]:
+    """The program and the arguments that CC, or CXX, holds."""
     try:
         words = [chosen] if shutil.which(chosen) else shlex.split(chosen)  # a path may hold spaces
     except ValueError as error:
         raise BackendUnavailable(
-            f"CC={chosen!r} cannot be split into words: {error}; correct or unset it"
+            f"{variable}={chosen!r} cannot be split into words: {error}; correct or unset it"
         ) from error
     path = shutil.which(words[0])
     if path is None:
         raise BackendUnavailable(
-            f"CC={chosen!r}: there is no program {words[0]!r}; correct or unset it"
+            f"{variable}={chosen!r}: there is no program {words[0]!r}; correct or unset it"
         )
     return os.path.abspath(path), *words[1:]
 
 
-def _identity(command: Sequence[str], cpu: str) -> str:
+def _identity(language: Language, command: Sequence[str], cpu: str) -> str:
     """Changes with the programs of a command (`ccache gcc` has two), its words and the machine."""
-    facts = [cpu, *command, *REQUIRED, *sum(OPTIONAL, ()), *LIBRARIES, PROBE]
+    flags = (*language.required, *sum(language.optional, ()), *language.libraries)
+    facts = [cpu, language.code, *command, *flags, language.probe]
     for word in command:
         path = None if word.startswith("-") else shutil.which(word)
         if path is not None:
@@ -247,7 +283,7 @@ def _identity(command: Sequence[str], cpu: str) -> str:
 
 
 def _recall(
-    command: tuple[str, ...], identity: str, cpu: str, cache: ObjectCache
+    language: Language, command: tuple[str, ...], identity: str, cpu: str, cache: ObjectCache
 ) -> Toolchain | None:
     """The remembered toolchain; None if there is none, or if what is kept makes no sense."""
     try:
@@ -255,13 +291,22 @@ def _recall(
         version, flags = kept["version"], tuple(kept["flags"])
     except (ValueError, TypeError, KeyError):
         return None
-    extra = set(flags[len(REQUIRED) :]) - {flag for group in OPTIONAL for flag in group}
-    if not isinstance(version, str) or flags[: len(REQUIRED)] != REQUIRED or extra:
+    required = language.required
+    extra = set(flags[len(required) :]) - {flag for group in language.optional for flag in group}
+    if not isinstance(version, str) or flags[: len(required)] != required or extra:
         return None
-    return Toolchain(command, version, flags, LIBRARIES, cpu, identity)
+    return Toolchain(language, command, version, flags, cpu, identity)
 
 
 # -- whether it works
+
+
+class Refused(BackendUnavailable):
+    """A compiler did not take a text. Where it takes others, its words alone are `said`."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(f"{said}; {remedy}")
+        self.said = said
 
 
 class _TimedOut(BackendUnavailable):
@@ -271,22 +316,23 @@ class _TimedOut(BackendUnavailable):
 def _try_out(base: Toolchain, cache: ObjectCache, timeout: float) -> Toolchain:
     """The toolchain with its version and the flags that it takes."""
     deadline = time.monotonic() + timeout
-    asked = _run((*base.command, "--version"), "", timeout)
+    language = base.language
+    asked = _run((*base.command, "--version"), "", timeout, language)
     version = asked.output.strip().partition("\n")[0] if not asked.failure else ""
     version = version or "unknown version"
 
     def proved(flags: tuple[str, ...]) -> Toolchain:
-        toolchain = Toolchain(base.command, version, flags, base.libraries, base.cpu, base.identity)
+        toolchain = Toolchain(language, base.command, version, flags, base.cpu, base.identity)
         _prove(toolchain, cache, max(0.0, deadline - time.monotonic()))
         return toolchain
 
     try:
-        return proved((*REQUIRED, *(group[0] for group in OPTIONAL)))
+        return proved((*language.required, *(group[0] for group in language.optional)))
     except _TimedOut:
         raise
     except BackendUnavailable:  # some flag is refused, or it does not work at all
-        found = proved(REQUIRED)
-    for group in OPTIONAL:
+        found = proved(language.required)
+    for group in language.optional:
         for flag in group:
             try:
                 found = proved((*found.flags, flag))
@@ -300,6 +346,8 @@ def _try_out(base: Toolchain, cache: ObjectCache, timeout: float) -> Toolchain:
 
 def _prove(toolchain: Toolchain, cache: ObjectCache, timeout: float) -> None:
     """Compile, load and run a small program, from the folder where all objects will be."""
+    language = toolchain.language
+    probe = language.probe
 
     def run(path: Path) -> None:
         # In a process of its own: an instruction that this CPU lacks would end this one. A program
@@ -307,14 +355,15 @@ def _prove(toolchain: Toolchain, cache: ObjectCache, timeout: float) -> None:
         if not re.match(r"python|pypy", Path(sys.executable or "").name):
             ctypes.CDLL(str(path))
             return
-        done = _run((sys.executable, "-I", "-S", "-c", CALL_PROBE, str(path)), "", timeout)
+        command = (sys.executable, "-I", "-S", "-c", CALL_PROBE, str(path))
+        done = _run(command, "", timeout, language)
         if done.failure:
             raise OSError(
                 f"an object made by {shlex.join(toolchain.command)} does not run: it {done.failure}"
             )
 
     cache.use(
-        toolchain.key(PROBE), lambda path: compile_object(toolchain, PROBE, path, timeout), run
+        toolchain.key(probe), lambda path: compile_object(toolchain, probe, path, timeout), run
     )
 
 
@@ -327,7 +376,7 @@ class _Done:
     failure: str  # how the program failed, in its own words; empty if it did not
 
 
-def _run(command: Sequence[str], text: str, timeout: float) -> _Done:
+def _run(command: Sequence[str], text: str, timeout: float, language: Language) -> _Done:
     """Run a program on a text. One that takes too long is ended with all that it started."""
     import signal
     import subprocess
@@ -339,7 +388,7 @@ def _run(command: Sequence[str], text: str, timeout: float) -> _Done:
         )  # fmt: skip
     except OSError as error:
         raise BackendUnavailable(
-            f"{command[0]} cannot be started: {error.strerror}; set CC to another compiler"
+            f"{command[0]} cannot be started: {error.strerror}; {language.remedy}"
         ) from error
     with process:
         try:
@@ -347,8 +396,7 @@ def _run(command: Sequence[str], text: str, timeout: float) -> _Done:
         except subprocess.TimeoutExpired:
             _end(process)
             raise _TimedOut(
-                f"{command[0]} was ended after {timeout:.3g} s without an answer; "
-                "set CC to another compiler or use backend='numpy'"
+                f"{command[0]} was ended after {timeout:.3g} s without an answer; {language.remedy}"
             ) from None
         except BaseException:  # an interrupt: nothing outlives it
             _end(process)

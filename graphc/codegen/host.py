@@ -14,10 +14,10 @@ cut never depends on the number of threads, so neither do the results, to the la
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graphc.codegen.function import nameless
 from graphc.codegen.host_columns import print_columns
 from graphc.codegen.host_products import print_product
 from graphc.codegen.host_rows import print_rows
@@ -25,9 +25,6 @@ from graphc.codegen.host_simple import Printed, Share, print_elementwise, print_
 from graphc.codegen.shape import arrange, estimate
 from graphc.codegen.tables import Slot, Tables, value_of
 from graphc.schedule.records import Kernel, Program
-
-WORD = re.compile(r"[A-Za-z_]\w*")
-COMMENT = re.compile(r"/\*.*?\*/")
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def print_program(
         source: list[str] = []
         for one in _print(tables, kernel):
             text = "\n\n".join(one.functions)
-            name = known.setdefault(_nameless(text, one), one.name)
+            name = known.setdefault(nameless(text, one.slots.names, one.name), one.name)
             if name == one.name:
                 texts.append(text)
             else:
@@ -99,19 +96,6 @@ def print_program(
         tuple(tables.symbols), tuple(value_of(n) for n in tables.numbers), tables.row_nbytes,
         tables.products,
     )  # fmt: skip
-
-
-def _nameless(text: str, printed: Printed) -> str:
-    """The text with every name that was made up for it replaced by a number, comments left out."""
-    numbers: dict[str, str] = {}
-
-    def replaced(match: re.Match[str]) -> str:
-        word = match.group()
-        if word in printed.slots.names or word.startswith(printed.name):
-            return numbers.setdefault(word, f"${len(numbers)}")
-        return word
-
-    return WORD.sub(replaced, COMMENT.sub("", text))
 
 
 def _print(tables: Tables, kernel: Kernel) -> list[Printed]:

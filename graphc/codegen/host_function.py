@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from graphc.codegen.expression import (
-    Context,
-    Names,
-    Scope,
-    c_type,
-    index,
-    size_name,
-    size_text,
-    suffix,
-)
+from graphc.codegen.expression import Scope, c_type, size_name, size_text
+from graphc.codegen.function import BaseFunction, indented, sizes_in
 from graphc.codegen.shape import is_symbolic, needed
 from graphc.codegen.tables import Slot, Slots, Tables
-from graphc.ir.dim import origin
-from graphc.ir.layout import contiguous_strides
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
-from graphc.ir.tensor_type import DType
-from graphc.schedule.records import Access, Buffer, Kernel, Store
+from graphc.schedule.records import Kernel, Store
 
 FIRST_AXIS = 16  # extent from which the outermost loop is the one that parts share
 ROW_UNIT = 8  # rows of a part come in multiples of this, as those of a product do
@@ -32,25 +19,18 @@ STACK = 1 << 14  # bytes of arrays that a function may have on the stack
 SIMD = "#pragma omp simd"
 
 
-class Function:
-    """Collects declarations while the body is printed.
+class Function(BaseFunction):
+    """A function that does one part of a launch; declarations collect while the body is printed.
 
-    `ndim`: how many loops it may have, those of the kernel's space if nothing is said; `stack`:
-    bytes of arrays that it may have on the stack. What is beyond lies in the part's scratch.
+    `stack`: bytes of arrays that it may have on the stack. What is beyond lies in the part's
+    scratch.
     """
 
     def __init__(
         self, tables: Tables, kernel: Kernel, slots: Slots, ndim: int | None = None,
         stack: int = STACK,
     ) -> None:  # fmt: skip
-        self.tables, self.kernel, self.slots = tables, kernel, slots
-        self.loops = loop_names(len(kernel.space) if ndim is None else ndim)
-        self.names = Names([*self.loops, *(f"{v}{n}" for v in self.loops for n in "01")])
-        values = [
-            self.names.fresh(tables.names.get(s.node, s.node.op.name)) for s in kernel.statements
-        ]
-        self.context = Context(kernel, values, self._load, tables.number)
-        self._pointers: dict[tuple[Buffer, bool], str] = {}
+        super().__init__(tables, kernel, slots, ndim)
         self._declared: list[str] = []
         self._arrays: list[str] = []
         self._stack, self._most_stack = 0, stack
@@ -60,41 +40,18 @@ class Function:
 
     # -- memory
 
-    def pointer(self, buffer: Buffer, written: bool = False) -> str:
-        """The name of a pointer to a buffer, declared when first asked for."""
-        key = (buffer, written)
-        if key not in self._pointers:
-            wanted = self.tables.names.get(buffer, "") if isinstance(buffer, Node) else buffer.name
-            wanted = wanted or buffer.op.name if isinstance(buffer, Node) else wanted
-            name = self.names.fresh(f"to_{wanted}" if written else wanted)
-            kind = f"{'' if written else 'const '}{c_type(buffer.dtype)} *"
-            self._declare_pointer(name, kind, buffer)
-            self._pointers[key] = name
-        return self._pointers[key]
-
-    def partial(self, number: int, place: int) -> str:
-        """The name of a pointer to the partial results of statement `number`."""
-        name = self.names.fresh(f"{self.context.names[number]}_parts")
-        self._declare_pointer(name, f"{c_type(self.dtype(number))} *", place)
-        return name
-
     def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
         self._declared.append(f"{kind}const {name} = ({kind})at[{self.slots.number(slot)}];")
 
-    def element(self, access: Access, variables: Sequence[str], written: bool = False) -> str:
-        """An element of a buffer."""
-        return f"{self.pointer(access.base, written)}[{index(access, variables)}]"
-
-    def _load(self, operand: int, variables: Sequence[str]) -> str:
-        return self.element(self.context.kernel.operands[operand], variables)
+    def _sized_number(self, node: Node) -> str:
+        return f"call->numbers[{self.tables.number(node)}]"
 
     def store(self, scope: Scope, store: Store) -> str:
         """The line that writes a value; what it needs is printed into the scope."""
         if store in self._diverted:
             array, place = self._diverted[store]
             return f"{array}[{place(scope.variables)}] = {scope.value(store.value)};"
-        element = self.element(store.access, scope.variables, written=True)
-        return f"{element} = {scope.value(store.value)};"
+        return super().store(scope, store)
 
     def divert(self, store: Store, room: int, place: Callable[[Sequence[str]], str]) -> None:
         """Let a store write to an array of `room` elements, at `place` of the loop variables."""
@@ -128,10 +85,6 @@ class Function:
         self._scratch_nbytes += -(-nbytes // 64) * 64
         self.tables.row_nbytes = max(self.tables.row_nbytes, self._scratch_nbytes)
         return name
-
-    def dtype(self, number: int) -> DType:
-        """The dtype of a statement's value."""
-        return self.context.kernel.statements[number].node.dtype
 
     # -- loops
 
@@ -182,19 +135,10 @@ class Function:
 
     def draw(self, number: int, to: str, first: str, count: str) -> str:
         """Fill an array with `count` elements of a draw, from element `first` on."""
-        node = self.context.kernel.statements[number].node
-        attrs: dict[str, Any] = dict(node.attrs)
-        words = ("call->seed[0], call->seed[1]", f"{self.tables.draws[attrs['identity']]}u",
+        words = ("call->seed[0], call->seed[1]", f"{self.draw_number(number)}u",
                  "call->step[0], call->step[1]")  # fmt: skip
         state = f"(const uint32_t[5]){{{', '.join(words)}}}"
-        threshold = f"{round(attrs.get('p', 0.0) * 2.0**24)}u"
-        call = node.op.c.format(to, first, count, state, r=suffix(node.dtype), threshold=threshold)
-        return f"{call};"
-
-    def flat(self, variables: Sequence[str]) -> str:
-        """The number of a point of the space, in row-major order."""
-        space = self.context.kernel.space
-        return index(Access(self.kernel.nodes[0], 0, contiguous_strides(space)), variables)
+        return self.draw_into(number, to, first, count, state)
 
     def drawn(
         self, roots: Iterable[int], variables: Sequence[str], loop: int, count: str, room: int
@@ -217,41 +161,9 @@ class Function:
     def text(self, name: str, body: Sequence[str], comment: str, kind: str = "GX_LAUNCH") -> str:
         """The whole function; `kind` is the macro of kernels/program.h that declares it."""
         lines = [*self._declared, *self._arrays, *body]
-        joined = "\n".join(lines)
-        used = dict.fromkeys(re.findall(r"\bsize_(\w+)", joined))
         sizes = [
-            f"const int64_t {size_name(s)} = call->sizes[{self.tables.symbols[s]}];" for s in used
+            f"const int64_t {size_name(s)} = call->sizes[{self.tables.symbols[s]}];"
+            for s in sizes_in(lines)
         ]
         self.slots.names |= self.names.given
-        return f"/* {comment} */\n{kind}({name})\n{{\n{_indented([*sizes, *lines])}\n}}"
-
-    def comment(self) -> str:
-        """What is fused here, and over which loops."""
-        kernel = self.context.kernel
-        loops = [f"{v} < {plain(n)}" for v, n in zip(self.loops, kernel.space, strict=True)]
-        over = f" over {', '.join(loops)}" if loops else ""
-        inner = ", ".join(self.loops[i] for i in kernel.inner)
-        reduced = f", reduces {inner}" if inner else ""
-        ops = ", ".join(dict.fromkeys(s.node.op.name for s in kernel.statements))
-        return f"{kernel.form}{over}{reduced}: {ops}"
-
-
-def loop_names(count: int) -> tuple[str, ...]:
-    """Names of loop variables: i, j, k, ..."""
-    return tuple("ijklopqrst"[n] if n < 10 else f"i{n}_" for n in range(count))
-
-
-def plain(value: int) -> str:
-    """A size as a reader of a comment wants it."""
-    return str(origin(value))
-
-
-def _indented(lines: Iterable[str]) -> str:
-    """Lines indented by the braces before them."""
-    depth = 1
-    made: list[str] = []
-    for line in lines:
-        depth -= line.startswith("}")
-        made.append("    " * depth + line)
-        depth += line.endswith("{")
-    return "\n".join(made)
+        return f"/* {comment} */\n{kind}({name})\n{{\n{indented([*sizes, *lines])}\n}}"

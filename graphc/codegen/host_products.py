@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from math import prod
 
 from graphc.codegen.expression import Scope, c_type, index, size_text, suffix
-from graphc.codegen.host_function import ROW_UNIT, SIMD, Function, plain
+from graphc.codegen.function import plain
+from graphc.codegen.host_function import ROW_UNIT, SIMD, Function
 from graphc.codegen.host_simple import Printed, Share
 from graphc.codegen.shape import is_symbolic, spread
 from graphc.codegen.tables import Slots, Tables

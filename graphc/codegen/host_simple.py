@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 
 from graphc.codegen.expression import Scope, index, literal, size_text
-from graphc.codegen.host_function import FLAT_UNIT, SIMD, Function, plain
+from graphc.codegen.function import plain
+from graphc.codegen.host_function import FLAT_UNIT, SIMD, Function
 from graphc.codegen.shape import draws, needed
 from graphc.codegen.tables import Slots, Tables, stored
 from graphc.schedule.records import Kernel, Piece, Store

@@ -94,14 +94,15 @@ class Tables:
         self.partials.append(nbytes)
         return len(self.partials) - 1
 
-    def number(self, node: Node) -> str:
-        """A constant of one element: as it is, or as an argument where it is made of sizes."""
+    def plain_number(self, node: Node) -> str:
+        """A constant of one element as C, or "" where it is made of sizes: that is an argument."""
         value = value_of(node)
         sized = any(isinstance(v, Constant) and v.sized for _, v in node.attrs)
-        if not sized or float(value) != value:
-            return literal(value, node.dtype)
-        place = self.numbers.setdefault(node, len(self.numbers))
-        return f"({c_type(node.dtype)})call->numbers[{place}]"
+        return "" if sized and float(value) == value else literal(value, node.dtype)
+
+    def number(self, node: Node) -> int:
+        """The place of a constant made of sizes among all of them."""
+        return self.numbers.setdefault(node, len(self.numbers))
 
     def reduction(self, node: Node) -> str:
         """The name by which the vectoriser knows a reduction."""

@@ -87,6 +87,7 @@ class Op(Generic[P]):
     algebra: str = (
         ""  # "sum" or "product": what a contraction can absorb as its own beta * c + a @ b
     )
+    epilogue: str = ""  # what libraries call it that apply it to a product before it is stored
     combine: str = ""  # of a reduction: the ufunc that joins two partial results, if there is one
     identity: float | None = None  # of a reduction: the result over no elements
     domain: tuple[float, float] = (-3.0, 3.0)  # where generated tests draw samples

@@ -1,11 +1,12 @@
-"""Where a parameter's value lives: a 64-byte aligned array that programs may move into a slab."""
+"""Where a parameter's value lives: a 64-byte aligned array that programs may move into a slab, or
+the memory of a device. It has one home at a time."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,30 +16,54 @@ from graphc.ir.tensor_type import DType, TensorType, fits, is_same_kind, kind_of
 ALIGNMENT = 64  # bytes: one cache line; an unaligned in-place subtract is four times slower
 
 
+laying_out = threading.RLock()
+"""Held while a program moves parameters, so that programs of two threads do not at once. It comes
+before the locks of values: whoever holds one of those must not ask for it."""
+
+
+class Away(Protocol):
+    """The value where it lies outside of host memory."""
+
+    def read(self, into: np.ndarray) -> None:
+        """Fill a C-contiguous array of the value's shape and dtype."""
+        ...
+
+    def write(self, value: np.ndarray) -> None:
+        """Copy a C-contiguous array of the value's shape and dtype in."""
+        ...
+
+
 class Storage:
-    """One value in host memory. `array` is replaced by `relocate`, and may lie in a `slab`.
+    """One value. `away` is its home, or None where it lies in host memory: then `array` is the
+    value. `array` is replaced by `relocate`, and may lie in a `slab`.
 
     `changes` counts what makes programs look again: relocations and values that became invalid.
     """
 
-    __slots__ = ("array", "invalid", "lock", "slab")
+    __slots__ = ("array", "away", "invalid", "lock", "slab")
     changes: ClassVar[int] = 0
 
     array: np.ndarray
     slab: np.ndarray | None
+    away: Away | None
 
     def __init__(self, value: np.ndarray) -> None:
         self.array = aligned_empty(value.shape, value.dtype)
         self.array[...] = value
         self.lock = threading.RLock()
         self.slab = None
+        self.away = None
         self.invalid = ""
 
     def read(self, name: str) -> np.ndarray:
         """A copy; raises InputError if a fault left the value undefined."""
         with self.locked():
             self.check(name)
-            return self.array.copy()
+            if self.away is None:
+                return self.array.copy()
+            value = np.empty(self.array.shape, self.array.dtype)
+            self.away.read(value)
+            return value
 
     def write(self, value: Any, name: str) -> None:
         """Copy `value` in; raises InputError, changing nothing, if shape or dtype do not fit."""
@@ -47,7 +72,10 @@ class Storage:
         if given.shape != self.array.shape:
             raise InputError(f"param {name} has shape {given.shape}; need {wanted}")
         with self.locked():
-            self.array[...] = given
+            if self.away is None:
+                self.array[...] = given
+            else:
+                self.away.write(given)
             self.invalid = ""
 
     @contextmanager
@@ -68,6 +96,19 @@ class Storage:
             array[...] = self.array
             self.array, self.slab, self.lock = array, slab, lock
             _changed()
+
+    def leave(self, home: Away) -> None:
+        """The value lies at `home` from now on: whoever holds the lock has copied it there."""
+        self.away = home
+        _changed()
+
+    def come_home(self) -> None:
+        """Bring the value back to host memory, if it is not there."""
+        with self.locked():
+            if self.away is not None:
+                self.away.read(self.array)
+                self.away = None
+                _changed()
 
     @staticmethod
     def share_lock(storages: Sequence[Storage]) -> None:
@@ -135,7 +176,7 @@ def admit(value: Any, what: str, wanted: TensorType) -> np.ndarray:
     if dtype.kind == "i" and not fits(array, dtype):
         raise InputError(f"{what} has values that do not fit {dtype.name}")
     with np.errstate(over="ignore"):  # a float64 too large for float32 is inf
-        return array.astype(dtype)
+        return array.astype(dtype, order="C")
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DType, alignment: int = ALIGNMENT) -> np.ndarray:

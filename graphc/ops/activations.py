@@ -19,7 +19,7 @@ relu = unary(
     "relu", "The rectifier; its derivative at 0 is 0.", "max(x, 0)", mode="arithmetic",
     eval=lambda xp, x: xp.maximum(x, 0),
     vjp={0: lambda g, out, x: F.where(out > 0, g, 0)},
-    c="gx_maximum_{t}({0}, 0)", avoid=(0.0,),
+    c="gx_maximum_{t}({0}, 0)", epilogue="RELU", avoid=(0.0,),
 )  # fmt: skip
 
 softplus = unary(

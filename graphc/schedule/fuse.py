@@ -60,7 +60,8 @@ class Fusion:
         fusion = Fusion(Flow.of(graph), target)
         if not target.beta:
             fusion.updates = _update_region(fusion.flow)
-        fusion.tile_of = _tile_values(fusion.flow, fusion.updates)
+        if target.epilogue:
+            fusion.tile_of = _tile_values(fusion.flow, fusion.updates)
         for node in reversed(fusion.flow.computed):  # consumers before producers
             if node.op.kind is Kind.RANDOM and fusion._is_recomputed(node):
                 fusion._release(node)
@@ -137,6 +138,8 @@ class Fusion:
             return None, "operand of a contraction"
         if kind is Kind.JOIN or node.op.kind is Kind.JOIN:
             return None, "a join moves whole pieces"
+        if node.op.kind is Kind.CONTRACTION and not self.target.epilogue:
+            return None, "the library's product writes its result alone"
         if group.is_update != (node in self.updates):
             return None, "parameter updates are kernels of their own"
         reads = read_level(consumer, use.position, consumer_level)

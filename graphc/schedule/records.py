@@ -30,11 +30,13 @@ class Target:
 
     `beta`: the contraction can compute `c = beta * c + a @ b`, so that parameter updates join its
     epilogue. Without it, updates are kernels of their own, and those of parameters of at most
-    `horizontal` elements run together as one flat kernel.
+    `horizontal` elements run together as one flat kernel. `epilogue`: other statements may join a
+    contraction's kernel; without it, as where a library computes products, none does.
     """
 
     name: str
     beta: bool = False
+    epilogue: bool = True
     horizontal: int = 0
     max_statements: int = 128
     single_row: int = 1 << 16  # elements up to which a whole tensor may be reduced as one row
@@ -392,6 +394,12 @@ class MemoryPlan:
     live_nbytes: int
     naive_nbytes: int
     alignment: int
+
+    def __repr__(self) -> str:
+        return (
+            f"<memory plan: {len(self.allocations)} buffers in {self.peak_nbytes} bytes, at least "
+            f"{self.live_nbytes} alive at once, {self.naive_nbytes} without sharing>"
+        )
 
     @cached_property
     def by_buffer(self) -> dict[Buffer, Allocation]:
