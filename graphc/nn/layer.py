@@ -136,6 +136,16 @@ class Layer:
             params[name].value = tensors[name].astype(params[name].dtype)
         return report
 
+    def made_of(self) -> list[Any]:
+        """The attributes, parts and parameters: the same objects as long as none was replaced."""
+        found: list[Any] = [*self.parameters().values()]
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                found.extend(value if isinstance(value, tuple) else [value])
+        for _, part in self._parts():
+            found.extend(part.made_of())
+        return found
+
     # -- names
 
     def __getattr__(self, name: str) -> gx.Param:

@@ -137,9 +137,7 @@ class Sequential(Layer):
 
     layers: tuple[Layer | Function, ...]
 
-    def __init__(
-        self, *layers: Layer | Function, name: str = "", seed: int | None = None
-    ) -> None:
+    def __init__(self, *layers: Layer | Function, name: str = "", seed: int | None = None) -> None:
         super().__init__(name=name, seed=seed)
         for layer in layers:
             _check_layer(layer)

@@ -1,0 +1,99 @@
+"""What `fit` and `evaluate` take: batches of (x, y) for each epoch, checked before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import graphc as gx
+
+Batch = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An iterable of batches; where it has `epoch(n)`, epoch n gives the same ones again."""
+
+    batches: Any
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        again = getattr(self.batches, "epoch", None)
+        return iter(again(number) if callable(again) else self.batches)
+
+    def first(self) -> Batch:
+        """The first batch of the first epoch, and a look at all data where there are arrays."""
+        batch = next(self.epoch(0), None)
+        if batch is None:
+            raise gx.InputError("batches: there is none; the data set is empty")
+        if not isinstance(batch, Sequence) or len(batch) != 2:
+            raise gx.InputError("batches: need pairs (x, y) of arrays")
+        check_pair(*batch, "batches")
+        return batch[0], batch[1]
+
+    def pairs(self) -> Iterable[Batch]:
+        """All that can be looked at before training: whole arrays, or else the first batch."""
+        x, y = getattr(self.batches, "x", None), getattr(self.batches, "y", None)
+        return [self.first() if x is None or y is None else (x, y)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
+    """Batches as they are; a tuple (x, y) of arrays as batches of `size` rows in their order, or as
+    one batch of all."""
+    if isinstance(batches, tuple) and len(batches) == 2:
+        x, y = (np.asarray(a) for a in batches)
+        check_pair(x, y, argument)
+        step = size or len(x)
+        return Source([(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step)])
+    goes_through = isinstance(batches, Iterable) or callable(getattr(batches, "epoch", None))
+    if not goes_through or not hasattr(batches, "__len__"):
+        raise gx.InputError(
+            f"{argument}: need train.Batches, arrays (x, y), or an iterable of batches (x, y) with "
+            f"a length that starts anew each time; not {type(batches).__name__}"
+        )
+    if not len(batches):
+        raise gx.InputError(f"{argument}: there is no batch; the data set is empty")
+    return Source(batches)
+
+
+def check_pair(x: Any, y: Any, argument: str) -> None:
+    """InputError for x and y without rows, of different lengths, or with what is not finite."""
+    for name, array in (("x", x), ("y", y)):
+        if not getattr(array, "ndim", 0):
+            raise gx.InputError(f"{argument}: {name} has no rows; need an array [rows, ...]")
+    if len(x) != len(y):
+        raise gx.InputError(f"{argument}: sizes differ: x has {len(x)} rows, y {len(y)}")
+    if not len(x):
+        raise gx.InputError(f"{argument}: the data set is empty: x has shape {x.shape}")
+    for name, array in (("x", x), ("y", y)):
+        check_finite(array, f"{argument}: {name}")
+
+
+def check_finite(array: Any, what: str) -> None:
+    """InputError, saying where, for NaN or infinity in a host array."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return
+    for start in range(0, len(array), 65536):  # a memory map is looked at part by part
+        part = array[start : start + 65536]
+        if not np.isfinite(part).all():
+            at = [int(i) for i in np.argwhere(~np.isfinite(part))[0]]
+            value, at[0] = part[tuple(at)], at[0] + start
+            raise gx.InputError(f"{what} is {value} at {at}; need finite numbers")
+
+
+def check_labels(y: Any, classes: int, argument: str) -> None:
+    """InputError for integer labels outside of 0 .. classes - 1."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in "iu" or not y.size:
+        return
+    least, most = int(y.min()), int(y.max())
+    if least < 0 or most >= classes:
+        wrong = least if least < 0 else most
+        raise gx.InputError(
+            f"{argument}: label {wrong} is out of range; the model has {classes} outputs, so labels "
+            f"are 0 to {classes - 1}"
+        )
