@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, tuple[Function, str]] = {
 }
 
 
-def find(activation: str | Function) -> Function:
+def as_activation(activation: str | Function) -> Function:
     """The function of this name, or the function itself; InputError for anything else."""
     if callable(activation):
         return activation

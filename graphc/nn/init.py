@@ -123,7 +123,7 @@ INITIALISERS: dict[str, Initialiser] = {
 }  # fmt: skip
 
 
-def find(initialiser: str | Initialiser, argument: str) -> Initialiser:
+def as_initialiser(initialiser: str | Initialiser, argument: str) -> Initialiser:
     """The initialiser of this name, or the function itself; InputError for anything else."""
     if callable(initialiser):
         return initialiser

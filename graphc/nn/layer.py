@@ -48,7 +48,8 @@ class LoadReport:
 
 
 class Layer:
-    """A function of nodes that owns parameters. Subclasses declare them and write `forward`:
+    """A function of nodes that owns parameters. Subclasses declare them and write `forward`.
+
 
         class Scale(nn.Layer):
             def __init__(self, size):
@@ -58,7 +59,7 @@ class Layer:
             def forward(self, x):
                 return x * self.factor
 
-    Layers kept as attributes, alone or in a list or tuple, are its parts: `self.body = nn.Dense(..)`
+    Layers kept as attributes, alone or in a list or tuple, are its parts: `self.body = nn.Dense()`
     gives parameters `body.weight` and `body.bias`. A parameter gets its value when it is first
     asked for, from the seed and its path: equal models start equal, no two layers of one do.
     `name` stands before the paths of a layer that is part of no other. `seed`: that of the layer

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import graphc as gx
-from graphc.nn import activations, init
-from graphc.nn.activations import Function
-from graphc.nn.init import Initialiser
+from graphc.nn.activations import Function, as_activation, initialiser_for
+from graphc.nn.init import Initialiser, as_initialiser, ones, zeros
 from graphc.nn.layer import Layer
 
 
@@ -39,12 +38,12 @@ class Dense(Layer):
         _check_size("inputs", inputs)
         _check_size("outputs", outputs)
         self.inputs, self.outputs = inputs, outputs
-        self.activation = None if activation is None else activations.find(activation)
-        start = weight or activations.initialiser_for(activation)
-        self.declare("weight", (inputs, outputs), init.find(start, "weight"), dtype)
+        self.activation = None if activation is None else as_activation(activation)
+        start = weight or initialiser_for(activation)
+        self.declare("weight", (inputs, outputs), as_initialiser(start, "weight"), dtype)
         self.has_bias = bias is not None
         if bias is not None:
-            self.declare("bias", (outputs,), init.find(bias, "bias"), dtype)
+            self.declare("bias", (outputs,), as_initialiser(bias, "bias"), dtype)
 
     def forward(self, x: gx.Node) -> gx.Node:
         y = x @ self.weight
@@ -60,7 +59,7 @@ class Activation(Layer):
 
     def __init__(self, activation: str | Function) -> None:
         super().__init__()
-        self.function = activations.find(activation)
+        self.function = as_activation(activation)
 
     def forward(self, x: gx.Node) -> gx.Node:
         return self.function(x)
@@ -108,8 +107,8 @@ class LayerNorm(Layer):
         if not epsilon > 0:
             raise gx.InputError(f"epsilon={epsilon!r}: need a number above 0")
         self.size, self.epsilon = size, epsilon
-        self.declare("scale", (size,), init.ones, dtype)
-        self.declare("shift", (size,), init.zeros, dtype)
+        self.declare("scale", (size,), ones, dtype)
+        self.declare("shift", (size,), zeros, dtype)
 
     def forward(self, x: gx.Node) -> gx.Node:
         distance = x - x.mean(axis=-1, keepdims=True)
@@ -133,7 +132,7 @@ class Flatten(Layer):
 
 
 class Sequential(Layer):
-    """Layers, or plain functions of a node, one after the other; parameters `layers.0.weight`, ..."""
+    """Layers, or plain functions of a node, one after the other: parameters `layers.0.weight`."""
 
     layers: tuple[Layer | Function, ...]
 

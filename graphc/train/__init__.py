@@ -1,4 +1,4 @@
-"""Training: optimizers, schedules, losses, metrics, the loop, checkpoints; on public names alone."""
+"""Training: optimizers, schedules, losses, metrics, the loop, checkpoints."""
 
 from graphc.train.callbacks import Callback, Checkpoint, EarlyStopping
 from graphc.train.history import History

@@ -65,7 +65,8 @@ class History:
         ]  # fmt: skip
         themes = list(dict.fromkeys(n.removeprefix("val_") for n in shown))
         figure = Figure(figsize=(4.5 * max(len(themes), 1), 3.5), layout="constrained")
-        for theme, axes in zip(themes, figure.subplots(1, len(themes), squeeze=False)[0]):
+        rows = figure.subplots(1, max(len(themes), 1), squeeze=False)
+        for theme, axes in zip(themes, rows[0], strict=False):
             for name, label in ((theme, "training"), (f"val_{theme}", "validation")):
                 if name in shown:
                     axes.plot(self["epoch"], self[name], label=label)

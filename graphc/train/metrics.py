@@ -94,8 +94,8 @@ METRICS: dict[str, Metric] = {
     for m in (
         Metric("accuracy", accuracy, "max"),
         binary_accuracy(),
-        Metric("mean_absolute_error", gx.mae, "min"),
-        Metric("mean_squared_error", gx.mse, "min"),
+        Metric("mean_absolute_error", lambda p, t: gx.mae(p, t), "min"),
+        Metric("mean_squared_error", lambda p, t: gx.mse(p, t), "min"),
         Metric("r2", _r2_parts, "max", _r2),
     )
 }

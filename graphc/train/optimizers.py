@@ -132,8 +132,8 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent: w' = w - r g. With momentum m: v' = m v + g, w' = w - r v'; with Nesterov's,
-    w' = w - r (g + m v').
+    """Gradient descent: w' = w - r g. With momentum m: v' = m v + g and w' = w - r v'; with
+    Nesterov's: w' = w - r (g + m v').
 
     Polyak 1964; Sutskever, Martens, Dahl and Hinton 2013, On the importance of initialization and
     momentum, eq. 1 to 4. As in PyTorch, v holds gradients, and r is applied to it; scikit-learn's v

@@ -22,7 +22,9 @@ class ProgressBar(Callback):
     """One line that moves, and a line for each epoch that has ended. `console`: one of rich."""
 
     def __init__(self, console: Any = None) -> None:
-        self._console, self._bar, self._task = console, None, 0
+        self._console = console
+        self._bar: Any = None
+        self._task: Any = None
         self._shown, self._rows = 0.0, 0
 
     def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:

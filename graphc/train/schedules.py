@@ -70,8 +70,8 @@ class Exponential(Schedule):
 class Cosine(Schedule):
     """From `rate` to `final` over `epochs` along half a cosine, then `final`.
 
-    final + (rate - final) (1 + cos(pi epoch / epochs)) / 2. Loshchilov and Hutter 2017, SGDR, eq. 5,
-    without restarts.
+    final + (rate - final) (1 + cos(pi epoch / epochs)) / 2. Loshchilov and Hutter 2017, SGDR,
+    eq. 5, without restarts.
     """
 
     def __init__(self, rate: float, epochs: float, final: float = 0.0) -> None:

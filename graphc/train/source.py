@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` take: batches of (x, y) for each epoch, checked before they are used."""
+"""What `fit` and `evaluate` take: batches (x, y) for each epoch, checked before they are used."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Source:
     batches: Any
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        again = getattr(self.batches, "epoch", None)
-        return iter(again(number) if callable(again) else self.batches)
+        again: Any = getattr(self.batches, "epoch", None)
+        return iter(again(number) if again is not None else self.batches)
 
     def first(self) -> Batch:
         """The first batch of the first epoch, and a look at all data where there are arrays."""
@@ -50,7 +50,7 @@ def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
         check_pair(x, y, argument)
         step = size or len(x)
         return Source([(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step)])
-    goes_through = isinstance(batches, Iterable) or callable(getattr(batches, "epoch", None))
+    goes_through = hasattr(batches, "__iter__") or hasattr(batches, "epoch")
     if not goes_through or not hasattr(batches, "__len__"):
         raise gx.InputError(
             f"{argument}: need train.Batches, arrays (x, y), or an iterable of batches (x, y) with "
@@ -94,6 +94,6 @@ def check_labels(y: Any, classes: int, argument: str) -> None:
     if least < 0 or most >= classes:
         wrong = least if least < 0 else most
         raise gx.InputError(
-            f"{argument}: label {wrong} is out of range; the model has {classes} outputs, so labels "
-            f"are 0 to {classes - 1}"
+            f"{argument}: label {wrong} is out of range; the model has {classes} outputs: need "
+            f"labels 0 to {classes - 1}"
         )

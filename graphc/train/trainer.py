@@ -27,7 +27,7 @@ from graphc.train.network import (
 )
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty
-from graphc.train.source import as_source, check_finite, check_labels, check_pair
+from graphc.train.source import as_source, check_labels, check_pair
 from graphc.train.totals import Totals
 
 ROWS = 1024  # at a time, where nothing is trained
@@ -60,7 +60,7 @@ class Trainer:
         seed: int = 0,
         dtype: str | None = None,
     ) -> None:
-        if not callable(model):
+        if not callable(model) or isinstance(model, type):
             raise gx.InputError(f"model={model!r}: need a layer, or a function of a node")
         if not isinstance(optimizer, Optimizer):
             raise gx.InputError(f"optimizer={optimizer!r}: need train.SGD(0.1), train.Adam(), ...")
@@ -70,7 +70,11 @@ class Trainer:
         self.loss_name, self._loss = loss, as_loss(loss)
         self.metrics = as_metrics(metrics)
         self._penalties, self._limits = tuple(penalties), tuple(limits)
-        self._options = {"backend": backend, "precision": precision, "threads": threads}
+        self._options: dict[str, Any] = {
+            "backend": backend,
+            "precision": precision,
+            "threads": threads,
+        }
         self.history, self.run = History(), Run()
         self.callbacks: list[Callback] = []  # of the fit in progress, those that keep a state
         self.loop: Loop | None = None  # the fit in progress
