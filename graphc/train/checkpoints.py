@@ -28,7 +28,7 @@ KEY, VERSION = "graphc.run", 1
 Arrays = dict[str, np.ndarray]
 
 
-def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
+def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """Write the run to a file, whole or not at all."""
     if trainer.loop is not None:
         trainer.loop.settle()  # results that are still on their way
@@ -56,7 +56,7 @@ def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     write_tensors(path, arrays, {KEY: json.dumps(facts)})
 
 
-def restore(trainer: Trainer, path: str | os.PathLike[str]) -> None:
+def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """Put the run of a file into the trainer; CheckpointError, changing nothing, if it does not
     fit."""
     file = _last(Path(path))

@@ -10,8 +10,8 @@ import numpy as np
 
 import graphc as gx
 from graphc.nn.layer import Layer
-from graphc.train import checkpoints
 from graphc.train.callbacks import Callback
+from graphc.train.checkpoints import restore_run, save_run
 from graphc.train.history import History
 from graphc.train.loop import Loop, Run
 from graphc.train.losses import Function, as_loss
@@ -143,7 +143,7 @@ class Trainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that a run needs to go on: parameters, optimizer, counters, history."""
-        checkpoints.save(self, path)
+        save_run(self, path)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote, or from the last one in a folder of `Checkpoint`.
@@ -151,7 +151,7 @@ class Trainer:
         CheckpointError, changing nothing, for a file that is none, is damaged, or is of another
         model or optimizer.
         """
-        checkpoints.restore(self, path)
+        restore_run(self, path)
 
     # -- what it is made of
 
