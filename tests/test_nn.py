@@ -228,7 +228,7 @@ def test_a_layer_used_twice_has_one_parameter() -> None:
 
 def test_values_move_into_a_larger_model() -> None:
     body = small()
-    body.layers[0].weight.value = np.full((4, 4), 0.5)  # type: ignore[union-attr]
+    body.layers[0].weight.value = np.full((4, 4), 0.5)
     body.freeze("layers.0.weight")
     whole = nn.Sequential(body, nn.Dense(4, 2))
     moved = whole.parameters()["layers.0.layers.0.weight"]
@@ -389,7 +389,7 @@ def test_a_failed_write_leaves_the_old_file(
 
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: nn.Dense(0, 3), "inputs=0: need an int of 1 or more"),
-    (lambda: nn.Dense(3, 2.5), "outputs=2.5"),  # type: ignore[arg-type]
+    (lambda: nn.Dense(3, 2.5), "outputs=2.5"),
     (lambda: nn.Dense(3, 2, "reluu"), "activation='reluu': need relu, leaky_relu"),
     (lambda: nn.Dense(3, 2, weight="he"), "weight='he': need zeros, ones"),
     (lambda: nn.Dropout(0.0), "keep=0.0: need a number, 0 < keep <= 1"),
@@ -399,10 +399,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: nn.LayerNorm(-1), "size=-1"),
     (lambda: nn.LayerNorm(3, epsilon=0), "epsilon=0: need a number above 0"),
     (lambda: nn.Activation("softplu"), "activation='softplu'"),
-    (lambda: nn.Sequential(nn.Dense), "is no layer"),  # type: ignore[arg-type]
-    (lambda: nn.Sequential("relu"), "'relu' is no layer"),  # type: ignore[arg-type]
+    (lambda: nn.Sequential(nn.Dense), "is no layer"),
+    (lambda: nn.Sequential("relu"), "'relu' is no layer"),
     (lambda: nn.Sequential().replace_last(nn.Flatten()), "there is no layer"),
-    (lambda: nn.Dense(3, 2)(np.ones((1, 3))), "Dense of ndarray: a layer takes a node"),  # type: ignore[arg-type]
+    (lambda: nn.Dense(3, 2)(np.ones((1, 3))), "Dense of ndarray: a layer takes a node"),
     (lambda: nn.init.he_normal((3, 0)), "shape"),
     (lambda: nn.init.he_normal((3, 2), seed=-1), "seed -1"),
     (lambda: nn.init.orthogonal((3,)), "needs two axes"),

@@ -118,10 +118,11 @@ def as_metrics(metrics: Sequence[str | Metric | Function]) -> list[Metric]:
 def _as_metric(metric: Any) -> Metric:
     if isinstance(metric, Metric):
         return metric
-    if callable(metric):
-        return Metric(getattr(metric, "__name__", "metric"), metric)
     if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]
+    if callable(metric):
+        function: Any = metric
+        return Metric(getattr(function, "__name__", "metric"), function)
     raise gx.InputError(
         f"metrics: {metric!r} is unknown; need {', '.join(METRICS)}, top_k(k), "
         "confusion_matrix(classes), or a function (prediction, target) -> scalar node"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,32 +67,32 @@ def declare(
     if not isinstance(outputs["loss"], gx.Node) or outputs["loss"].ndim:
         raise gx.InputError(f"loss: need a scalar node, not {outputs['loss']!r}; try .mean()")
     outputs.update({m.name: m.node(prediction, y) for m in metrics})
+    for node, what in ((x, "x"), (y, "the target")):
+        if not any(node is n for output in outputs.values() for n in _below(output)):
+            raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
     return Network(signature, x, prediction, outputs, parameters_of(model, prediction))
 
 
 def parameters_of(model: Model, prediction: gx.Node) -> Params:
     """The parameters that the prediction is made of: in the model's order, or in the graph's."""
-    reached = {p.name: p for p in _reached(prediction)}
+    found = [n for n in _below(prediction) if isinstance(n, gx.Param)]
+    reached = {p.name: p for p in reversed(found)}
     if not isinstance(model, Layer):
         return reached
     own = {name: p for name, p in model.parameters().items() if reached.get(name) is p}
     return {**own, **reached}
 
 
-def _reached(root: gx.Node) -> list[gx.Param]:
-    """The params below a node, inputs before users, in the order of use."""
-    found: list[gx.Param] = []
+def _below(root: gx.Node) -> Iterator[gx.Node]:
+    """A node and all that it is made of, users before inputs."""
     seen: set[gx.Node] = set()
     left = [root]
     while left:
         node = left.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, gx.Param):
-            found.append(node)
-        left.extend(node.inputs)
-    return found[::-1]
+        if node not in seen:
+            seen.add(node)
+            yield node
+            left.extend(node.inputs)
 
 
 def training_graph(

@@ -140,13 +140,12 @@ class SGD(Optimizer):
     holds steps, v' = m v - r g: the same parameters as long as r does not change.
     """
 
-    states = ("velocity",)
-
     def __init__(
         self, rate: float | Schedule, momentum: float = 0.0, nesterov: bool = False, **options: Any
     ) -> None:
         super().__init__(rate, **options)
         self.momentum, self.nesterov = _share("momentum", momentum), nesterov
+        self.states = ("velocity",) if momentum else ()
         if nesterov and not momentum:
             raise gx.InputError("nesterov=True: needs momentum > 0")
 

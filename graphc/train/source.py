@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +18,27 @@ class Source:
     """An iterable of batches; where it has `epoch(n)`, epoch n gives the same ones again."""
 
     batches: Any
+    name: str  # of the argument, for messages
 
     def epoch(self, number: int) -> Iterator[Batch]:
         again: Any = getattr(self.batches, "epoch", None)
         return iter(again(number) if again is not None else self.batches)
 
     def first(self) -> Batch:
-        """The first batch of the first epoch, and a look at all data where there are arrays."""
+        """The first batch of the first epoch; InputError if it, or the arrays that it comes from
+        where there are some, cannot be trained on."""
         batch = next(self.epoch(0), None)
         if batch is None:
-            raise gx.InputError("batches: there is none; the data set is empty")
+            raise gx.InputError(f"{self.name}: there is no batch; the data set is empty")
         if not isinstance(batch, Sequence) or len(batch) != 2:
-            raise gx.InputError("batches: need pairs (x, y) of arrays")
-        check_pair(*batch, "batches")
+            raise gx.InputError(f"{self.name}: need pairs (x, y) of arrays")
+        check_pair(*(self.whole() or batch), self.name)
         return batch[0], batch[1]
 
-    def pairs(self) -> Iterable[Batch]:
-        """All that can be looked at before training: whole arrays, or else the first batch."""
+    def whole(self) -> Batch | None:
+        """The arrays that the batches come from, if they say so."""
         x, y = getattr(self.batches, "x", None), getattr(self.batches, "y", None)
-        return [self.first() if x is None or y is None else (x, y)]
+        return None if x is None or y is None else (x, y)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -49,7 +51,8 @@ def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
         x, y = (np.asarray(a) for a in batches)
         check_pair(x, y, argument)
         step = size or len(x)
-        return Source([(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step)])
+        parts = [(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step)]
+        return Source(parts, argument)
     goes_through = hasattr(batches, "__iter__") or hasattr(batches, "epoch")
     if not goes_through or not hasattr(batches, "__len__"):
         raise gx.InputError(
@@ -58,7 +61,7 @@ def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
         )
     if not len(batches):
         raise gx.InputError(f"{argument}: there is no batch; the data set is empty")
-    return Source(batches)
+    return Source(batches, argument)
 
 
 def check_pair(x: Any, y: Any, argument: str) -> None:

@@ -27,7 +27,7 @@ from graphc.train.network import (
 )
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty
-from graphc.train.source import as_source, check_labels, check_pair
+from graphc.train.source import Source, as_source, check_labels
 from graphc.train.totals import Totals
 
 ROWS = 1024  # at a time, where nothing is trained
@@ -106,13 +106,11 @@ class Trainer:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
         source = as_source(batches, "batches")
-        x, y = source.first()
-        network = self.declare(Signature.of(x, y, self.floats()))
-        self._check(source.pairs(), network, "batches")
+        self._declare_for(source)
         held_out = None
         if validation is not None:
             held_out = as_source(validation, "validation", ROWS)
-            self._check(held_out.pairs(), network, "validation")
+            self._check_labels(held_out, held_out.first())
         return Loop(self, source, epochs, held_out, callbacks, progress).go()
 
     def predict(self, x: Any) -> np.ndarray:
@@ -128,8 +126,7 @@ class Trainer:
         """The loss and the metrics over rows (x, y), or over batches, dropout off and nothing
         changed."""
         source = as_source(x if y is None else (x, y), "data", ROWS)
-        network = self.declare(Signature.of(*source.first(), self.floats()))
-        self._check(source.pairs(), network, "data")
+        self._declare_for(source)
         return self.totals_of(source).row(self.metrics)
 
     def totals_of(self, source: Any) -> Totals:
@@ -238,11 +235,16 @@ class Trainer:
             return self._dtype or "float32"
         return next(d for d in ("float64", "float32", *sorted(dtypes)) if d in dtypes)
 
-    def _check(self, pairs: Any, network: Network, argument: str) -> None:
-        for x, y in pairs:
-            check_pair(x, y, argument)
-            if self._loss is gx.softmax_cross_entropy:
-                check_labels(y, network.classes, argument)
+    def _declare_for(self, source: Source) -> None:
+        """The graph for these data, which are looked at."""
+        first = source.first()
+        self.declare(Signature.of(*first, self.floats()))
+        self._check_labels(source, first)
+
+    def _check_labels(self, source: Source, first: tuple[Any, Any]) -> None:
+        if self._loss is gx.softmax_cross_entropy:
+            _, labels = source.whole() or first
+            check_labels(labels, self.network.classes, source.name)
 
 
 def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
