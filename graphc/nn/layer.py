@@ -223,7 +223,7 @@ def compare(params: dict[str, gx.Param], tensors: dict[str, Any]) -> LoadReport:
     return LoadReport(
         tuple(n for n in common if n not in misshapen),
         tuple(n for n in params if n not in tensors),
-        tuple(n for n in tensors if n not in params),
+        tuple(sorted(n for n in tensors if n not in params)),
         misshapen,
     )
 

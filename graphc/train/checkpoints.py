@@ -76,7 +76,7 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     for part, own in (("parameter", params), ("optimizer", states)):
         report = compare(own, _under(part, arrays))
         if not report.complete:
-            raise gx.CheckpointError(f"{file} does not fit this trainer, {part}s: {report}")
+            raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
     _put(trainer, facts, arrays, {**params, **states})
 
 
