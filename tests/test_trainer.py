@@ -145,6 +145,9 @@ def test_dtypes_of_the_data() -> None:
     made.fit((images, Y[:60].astype("int64")), 1)
     assert (made.network.signature.x_dtype, made.network.signature.y_dtype) == ("float64", "int64")
     assert made.predict(images).dtype == np.float64
+    graph = made.network
+    made.evaluate(images, Y[:60])  # int32: the same graph
+    assert made.network is graph
     low = trainer(nn.Sequential(nn.Dense(4, 3, dtype="bfloat16")), backend="numpy")
     assert low.fit((X, Y), 3)["loss"][-1] < low.history["loss"][0]
 
@@ -551,6 +554,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
      "monitor='val_loss': there is loss, rate; pass validation="),
     (lambda: trainer(optimizer=train.SGD(train.ReduceOnPlateau(0.1))).fit((X, Y), 1),
      "monitor='val_loss'"),
+    (lambda: trainer(optimizer=train.SGD(train.Warmup(train.ReduceOnPlateau(0.1), 3))).fit(
+        (X, Y), 1), "monitor='val_loss'"),
     (lambda: train.EarlyStopping(patience=0), "patience=0: need an int of 1 or more"),
     (lambda: train.EarlyStopping(min_change=-1), "min_change=-1: need a number >= 0"),
     (lambda: train.EarlyStopping("mine"), "say 'min' or 'max' for 'mine'"),

@@ -71,7 +71,7 @@ class Loop:
         trainer, run = self.trainer, self.run
         self.program = trainer.program("train")
         self.program.seed(trainer.seed, step=run.step)
-        self.state = list(trainer.state().values())
+        self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
         self._copy()
         trainer.loop = self
         try:
@@ -137,7 +137,8 @@ class Loop:
         """Fetch the results of the steps since the last time, and copy the parameters."""
         if not self.window:
             return
-        losses = np.array([float(to_numpy(made["loss"])) for _, _, made in self.window])
+        fetched = [{n: to_numpy(v) for n, v in made.items()} for _, _, made in self.window]
+        losses = np.array([float(made["loss"]) for made in fetched])
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size:
             self._explain(int(bad[0]))
@@ -146,7 +147,7 @@ class Loop:
         if not all(np.isfinite(v).all() for v in self.copies.values()):
             self.copies = old
             self._explain(len(self.window) - 1)
-        for x, _, made in self.window:
+        for (x, _, _), made in zip(self.window, fetched, strict=True):
             self.run.totals.add(made, len(x))
         self.window.clear()
 
@@ -187,9 +188,7 @@ class Loop:
 
     def _start_callbacks(self) -> None:
         names = self._names()
-        watch = getattr(self.schedule, "watch", None)
-        if watch is not None:
-            watch.check(names)
+        self.schedule.check(names)
         for callback in self.callbacks:
             callback.check(names)
         saved, self.run.callbacks = self.run.callbacks, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ class Signature:
         dtypes = {"i": "int64" if y.dtype.itemsize == 8 else "int32", "u": "int32", "b": "bool"}
         y_dtype = dtypes.get(y.dtype.kind, floats)
         return Signature(tuple(x.shape[1:]), floats, tuple(y.shape[1:]), y_dtype)
+
+    def takes(self, other: Signature) -> bool:
+        """Whether a graph of this signature runs such data, too: integers of either width."""
+        whole = self.y_dtype.startswith("int") and other.y_dtype.startswith("int")
+        return self == (replace(other, y_dtype=self.y_dtype) if whole else other)
 
 
 @dataclass(frozen=True)

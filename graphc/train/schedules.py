@@ -23,6 +23,9 @@ class Schedule:
         """The rate at this epoch."""
         raise NotImplementedError
 
+    def check(self, names: list[str]) -> None:
+        """Raise InputError before training if a row will not hold what is needed."""
+
     def observe(self, row: Mapping[str, Any]) -> None:
         """See the values of an epoch that has ended, `loss`, `val_loss` and their like."""
 
@@ -97,6 +100,9 @@ class Warmup(Schedule):
         share = self.start + (1 - self.start) * min(epoch / self.epochs, 1.0)
         return share * self.inner.rate(epoch)
 
+    def check(self, names: list[str]) -> None:
+        self.inner.check(names)
+
     def observe(self, row: Mapping[str, Any]) -> None:
         self.inner.observe(row)
 
@@ -123,6 +129,9 @@ class ReduceOnPlateau(Schedule):
 
     def rate(self, epoch: float) -> float:
         return self.now
+
+    def check(self, names: list[str]) -> None:
+        self.watch.check(names)
 
     def observe(self, row: Mapping[str, Any]) -> None:
         self.watch.improved(row)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from graphc.train.metrics import Metric, mean_over_rows
-from graphc.train.network import to_numpy
 
 
 class Totals:
@@ -18,11 +17,11 @@ class Totals:
         self.parts: dict[str, list[np.ndarray]] = {}
         self.rows: list[int] = []
 
-    def add(self, outputs: Mapping[str, Any], rows: int) -> None:
+    def add(self, outputs: Mapping[str, np.ndarray], rows: int) -> None:
         """One batch more."""
         self.rows.append(rows)
         for name, value in outputs.items():
-            self.parts.setdefault(name, []).append(to_numpy(value))
+            self.parts.setdefault(name, []).append(value)
 
     def row(self, metrics: Sequence[Metric]) -> dict[str, Any]:
         """One value for each output."""

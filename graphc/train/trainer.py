@@ -133,7 +133,7 @@ class Trainer:
         """The results of each batch, nothing changed."""
         program, totals = self.program("evaluate"), Totals()
         for x, y in source.epoch(0):
-            totals.add(program(x=x, y=y), len(x))
+            totals.add({n: to_numpy(v) for n, v in program(x=x, y=y).items()}, len(x))
         return totals
 
     # -- saving
@@ -182,7 +182,11 @@ class Trainer:
         """The graph for data of this signature, made anew if the model is another than before."""
         made_of = self._made_of()
         known = self._network
-        if known is None or known.signature != signature or not _same(made_of, self._built_of):
+        if (
+            known is None
+            or not known.signature.takes(signature)
+            or not _same(made_of, self._built_of)
+        ):
             self._network = declare(self.model, self._loss, self.metrics, signature)
             self._built_of = made_of
         return self.network
