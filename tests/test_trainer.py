@@ -396,6 +396,14 @@ def test_plateau_lowers_the_rate_of_a_run() -> None:
 # -- interrupts
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler, also where the tests run in the background, which ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupt(train.Callback):
     """Ctrl-C at some steps."""
 
@@ -407,7 +415,7 @@ class Interrupt(train.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("backend", "interruptible")
 def test_an_interrupt_leaves_a_complete_step(tmp_path: Path) -> None:
     whole, broken = trainer(network(nn.Dropout(0.7))), trainer(network(nn.Dropout(0.7)))
     whole.fit(Shuffled(), 3)
@@ -425,6 +433,7 @@ def test_an_interrupt_leaves_a_complete_step(tmp_path: Path) -> None:
     assert fresh.history.rows == whole.history.rows
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_wait() -> None:
     class Twice(train.Callback):
         def on_step(self, trainer: train.Trainer) -> None:

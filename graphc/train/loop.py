@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +21,9 @@ import numpy as np
 import graphc as gx
 from graphc.train.callbacks import Callback
 from graphc.train.history import History
-from graphc.train.network import to_numpy
 from graphc.train.progress import ProgressBar
 from graphc.train.source import Source
-from graphc.train.totals import Totals
+from graphc.train.totals import Totals, fetch
 
 if TYPE_CHECKING:
     from graphc.train.trainer import Trainer
@@ -137,18 +137,16 @@ class Loop:
         """Fetch the results of the steps since the last time, and copy the parameters."""
         if not self.window:
             return
-        fetched = [{n: to_numpy(v) for n, v in made.items()} for _, _, made in self.window]
-        losses = np.array([float(made["loss"]) for made in fetched])
-        bad = np.flatnonzero(~np.isfinite(losses))
+        outputs = fetch([made for _, _, made in self.window])
+        bad = np.flatnonzero(~np.isfinite(outputs["loss"]))
         if bad.size:
             self._explain(int(bad[0]))
         old = self.copies
         self._copy()
-        if not all(np.isfinite(v).all() for v in self.copies.values()):
+        if not _are_finite(self.copies.values()):
             self.copies = old
             self._explain(len(self.window) - 1)
-        for (x, _, _), made in zip(self.window, fetched, strict=True):
-            self.run.totals.add(made, len(x))
+        self.run.totals.add(outputs, [len(x) for x, _, _ in self.window])
         self.window.clear()
 
     def _copy(self) -> None:
@@ -208,6 +206,13 @@ class Loop:
     def _call(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*([] if event == "close" else [self.trainer]))
+
+
+def _are_finite(values: Iterable[np.ndarray]) -> bool:
+    """The sum of squares tells at once, unless finite numbers add up to more than there is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = (v.ravel() for v in values)
+        return all(isfinite(float(v @ v)) or bool(np.isfinite(v).all()) for v in flat)
 
 
 @contextmanager

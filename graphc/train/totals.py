@@ -8,43 +8,58 @@ from typing import Any
 import numpy as np
 
 from graphc.train.metrics import Metric, mean_over_rows
+from graphc.train.network import to_numpy
+
+Outputs = dict[str, np.ndarray]  # [batches, ...] by name
+
+
+def fetch(made: Sequence[Mapping[str, Any]]) -> Outputs:
+    """The outputs of several batches, on the host; numbers as float64."""
+    return {name: _fetch([outputs[name] for outputs in made]) for name in made[0]}
+
+
+def _fetch(values: list[Any]) -> np.ndarray:
+    if values[0].ndim:
+        return np.stack([to_numpy(v) for v in values])
+    return np.array([float(v) for v in values])
 
 
 class Totals:
-    """Outputs of each batch, on the host, and its number of rows."""
+    """Outputs of the batches so far, in pieces, and the number of rows of each batch."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, list[np.ndarray]] = {}
+        self.pieces: list[Outputs] = []
         self.rows: list[int] = []
 
-    def add(self, outputs: Mapping[str, np.ndarray], rows: int) -> None:
-        """One batch more."""
-        self.rows.append(rows)
-        for name, value in outputs.items():
-            self.parts.setdefault(name, []).append(value)
+    def add(self, outputs: Outputs, rows: Sequence[int]) -> None:
+        """Some batches more."""
+        self.pieces.append(outputs)
+        self.rows.extend(rows)
 
     def row(self, metrics: Sequence[Metric]) -> dict[str, Any]:
         """One value for each output."""
         combine = {m.name: m.combine for m in metrics}
         rows = np.array(self.rows)
         return {
-            name: combine.get(name, mean_over_rows)(np.stack(values), rows)
-            for name, values in self.parts.items()
+            name: combine.get(name, mean_over_rows)(values, rows)
+            for name, values in self._joined().items()
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a checkpoint."""
         if not self.rows:
             return {}
-        return {"rows": np.array(self.rows, np.int64)} | {
-            f"output.{name}": np.stack(values) for name, values in self.parts.items()
-        }
+        joined = {f"output.{name}": values for name, values in self._joined().items()}
+        return {"rows": np.array(self.rows, np.int64), **joined}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `arrays` gave."""
         self.rows = [int(n) for n in arrays.get("rows", ())]
-        self.parts = {
-            name.removeprefix("output."): list(values)
-            for name, values in arrays.items()
-            if name != "rows"
-        }
+        outputs = {k.removeprefix("output."): v for k, v in arrays.items() if k != "rows"}
+        self.pieces = [outputs] if outputs else []
+
+    def _joined(self) -> Outputs:
+        first, *others = self.pieces
+        if not others:
+            return first
+        return {name: np.concatenate([p[name] for p in self.pieces]) for name in first}

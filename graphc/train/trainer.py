@@ -28,7 +28,7 @@ from graphc.train.network import (
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty
 from graphc.train.source import Source, as_source, check_labels
-from graphc.train.totals import Totals
+from graphc.train.totals import Totals, fetch
 
 ROWS = 1024  # at a time, where nothing is trained
 
@@ -133,7 +133,7 @@ class Trainer:
         """The results of each batch, nothing changed."""
         program, totals = self.program("evaluate"), Totals()
         for x, y in source.epoch(0):
-            totals.add({n: to_numpy(v) for n, v in program(x=x, y=y).items()}, len(x))
+            totals.add(fetch([program(x=x, y=y)]), [len(x)])
         return totals
 
     # -- saving
