@@ -591,6 +591,13 @@ def test_bad_input(make: Callable[[], Any], message: str, monkeypatch: pytest.Mo
     assert message in str(caught.value)
 
 
+def test_what_is_not_finite_is_found_far_down() -> None:
+    x, y = np.zeros((200_000, 4), "float32"), np.zeros(200_000, "int32")
+    x[150_001, 2] = np.inf
+    with pytest.raises(gx.InputError, match=r"batches: x is inf at \[150001, 2\]"):
+        trainer().fit((x, y), 1)
+
+
 def test_shapes_that_do_not_fit_name_the_layer() -> None:
     with pytest.raises(gx.ShapeError, match=r"layers\.0\.weight"):
         trainer().fit((X[:, :3], Y), 1)
