@@ -98,6 +98,25 @@ def test_early_stopping_resumes(tmp_path: Path) -> None:
         assert other.history.stopped == first.reason
 
 
+def test_callbacks_find_their_own_states(tmp_path: Path) -> None:
+    """A run that goes on without one of them, or with one more, is none the worse for it."""
+
+    def keep(folder: str) -> train.Checkpoint:
+        return train.Checkpoint(tmp_path / folder, monitor="loss")
+
+    stopping = train.EarlyStopping("val_accuracy", patience=9)
+    finish(trainer(backend="numpy"), stopping, keep("a"), epochs=2)
+    other, alone = trainer(backend="numpy"), keep("b")
+    other.restore(tmp_path / "a")
+    finish(other, alone, epochs=2)  # nothing is left to do
+    assert alone.state()["best"] == min(other.history["loss"])
+    more, again = train.EarlyStopping("val_accuracy"), keep("c")
+    other.restore(tmp_path / "a")
+    finish(other, train.EarlyStopping("val_accuracy"), again, more, epochs=2)
+    assert again.state() == alone.state()
+    assert more.state()["best"] == -np.inf
+
+
 def test_a_saved_run_that_has_ended_trains_on(tmp_path: Path) -> None:
     """Saved outside of fit: the next fit makes all its epochs."""
     whole = trainer(backend="numpy")

@@ -44,7 +44,8 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         state = callback.state()
         held = {k: v for k, v in state.items() if isinstance(v, np.ndarray)}
         arrays.update(_prefixed(f"callback.{i}", held))
-        callbacks.append({k: v for k, v in state.items() if k not in held})
+        plain_ones = {k: v for k, v in state.items() if k not in held}
+        callbacks.append({"kind": type(callback).__name__, **plain_ones})
     facts = {
         "version": VERSION, "signature": vars_of(trainer.network.signature),
         "optimizer": type(optimizer).__name__, "schedule": optimizer.schedule.state(),

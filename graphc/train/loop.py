@@ -189,11 +189,14 @@ class Loop:
         self.schedule.check(names)
         for callback in self.callbacks:
             callback.check(names)
+        self.trainer.callbacks = [c for c in self.callbacks if c.keeps_state]
         saved, self.run.callbacks = self.run.callbacks, []
-        keeping = [c for c in self.callbacks if c.keeps_state]
-        for callback, state in zip(keeping, saved, strict=False):
-            callback.load_state(state)
-        self.trainer.callbacks = keeping
+        for callback in self.trainer.callbacks:
+            kind = type(callback).__name__
+            found = next((s for s in saved if s["kind"] == kind), None)
+            if found is not None:
+                callback.load_state(found)
+                saved = [s for s in saved if s is not found]
         for callback in self.callbacks:
             callback.on_start(self.trainer, self.end, self.batches)
 

@@ -105,6 +105,7 @@ class Trainer:
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
+        _check_all("callbacks", callbacks, (Callback,))
         source = as_source(batches, "batches")
         self._declare_for(source)
         held_out = None
@@ -196,10 +197,10 @@ class Trainer:
         compiled when it is first asked for."""
         network = self.network
         if name == "evaluate":
-            return self._keep(name, [network], lambda: self._compile(network.outputs, name))
+            return self._keep(name, [network], lambda: self._compile(name, network.outputs))
         frozen = [p.trainable for p in network.params.values()]
         made_of = [network, *frozen]
-        return self._keep(name, made_of, lambda: self._compile(*self.training_graph(), name))
+        return self._keep(name, made_of, lambda: self._compile(name, *self.training_graph()))
 
     def training_graph(self) -> Any:
         """The outputs and the updates of one step; states of the optimizer are made with it."""
@@ -210,15 +211,14 @@ class Trainer:
 
         def make() -> Any:
             x = gx.input("x", (BATCH, *rows.shape[1:]), self.floats())
-            return self._compile(self.model(x), "predict")
+            return self._compile("predict", self.model(x))
 
         return self._keep(f"predict {rows.shape[1:]}", self._made_of(), make)
 
-    def _compile(self, outputs: Any, *rest: Any) -> Any:
-        *updates, name = rest
+    def _compile(self, name: str, outputs: Any, updates: Any = None) -> Any:
         return gx.compile(
-            outputs, updates=updates[0] if updates else None, training=bool(updates),
-            check=name == "check", name=name, seed=self.seed, **self._options,
+            outputs, updates=updates, training=updates is not None, check=name == "check",
+            name=name, seed=self.seed, **self._options,
         )  # fmt: skip
 
     def _keep(self, name: str, made_of: list[Any], make: Callable[[], Any]) -> Any:
@@ -252,7 +252,7 @@ class Trainer:
 
 
 def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
-    names = ", ".join(f"train.{k.__name__}(...)" for k in kinds)
+    names = ", ".join(f"train.{k.__name__}" for k in kinds)
     if not isinstance(rules, Sequence) or not all(isinstance(r, kinds) for r in rules):
         raise gx.InputError(f"{argument}={rules!r}: need a list of {names}")
 
