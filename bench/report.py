@@ -248,7 +248,8 @@ def speedup_rows(results: Results) -> tuple[list[str], Rows]:
 
 def _time_or_reason(found: Results) -> str:
     if "median" not in found:
-        return f"{NOT_AVAILABLE}: {found['unavailable']}"
+        # the notes below the table have all of it
+        return f"{NOT_AVAILABLE}: {found['unavailable'].partition(': ')[0]}"
     if "queued" not in found:
         return spread(found)
     return f"{spread(found)}\nqueued {duration(found['queued']['median'])}"

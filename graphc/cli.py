@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graphc.backends import devices
+from graphc.backends import BACKENDS, devices
+from graphc.backends.base import Availability
 from graphc.compiler import compile as compile_graph
 from graphc.errors import GraphcError
 from graphc.report.stage import Stage
@@ -130,10 +131,18 @@ def devices_text() -> str:
     """A paragraph for each backend: whether it is usable, why, and what was found."""
     lines: list[str] = []
     for name, device in devices().items():
-        state = "usable" if device.usable else "not usable"
-        lines.append(f"{name:<10} {state}" + (f": {device.reason}" if device.reason else ""))
-        lines += [f"{'':<10} {key}: {value}" for key, value in device.details.items()]
+        lines += _device_lines(name, device)
+    emulator = BACKENDS["emulator"].probe()
+    lines += _device_lines("emulator", emulator, "for tests and for writing kernels; ")
     return "\n".join(lines) + "\n"
+
+
+def _device_lines(name: str, device: Availability, purpose: str = "") -> list[str]:
+    """What is missing is among the details, where there are any."""
+    state = "usable" if device.usable else "not usable"
+    said = purpose + ("" if "missing" in device.details else device.reason)
+    head = f"{name:<10} {state}" + (f": {said}" if said else "")
+    return [head, *(f"{'':<10} {key}: {value}" for key, value in device.details.items())]
 
 
 # -- inspect

@@ -71,7 +71,7 @@ def compile(
     mode = bool(declared.updates) if training is None else training
     numbers = number_draws(declared.nodes)
     names = tuple(n.name for n in declared.inputs)
-    options = Options(threads, names, numbers, precision=precision)
+    options = Options(threads, names, numbers, precision=precision, name=name or "program")
 
     def specialise(known: Mapping[str, int]) -> Specialisation:
         while True:

@@ -27,6 +27,23 @@ template <class I> GX_INLINE I gx_least(I x, I y) { return x < y ? x : y; }
 /* The start of one of `parts` nearly equal parts of 0 <= i < extent; part `parts` starts at the end. */
 GX_INLINE int64_t gx_part(int64_t extent, int64_t part, int64_t parts) { return extent * part / parts; }
 
+/* What integers were computed from is hidden from NVRTC, which knows no -fwrapv: it holds x + 1 > x
+ * for true, and so for any sum, difference or product that it can compare. */
+#ifdef __CUDACC_RTC__
+GX_INLINE int32_t gx_wrapping(int32_t x)
+{
+    asm("" : "+r"(x));
+    return x;
+}
+GX_INLINE int64_t gx_wrapping(int64_t x)
+{
+    asm("" : "+l"(x));
+    return x;
+}
+#else
+template <class T> GX_INLINE T gx_wrapping(T x) { return x; }
+#endif
+
 /* -- vectors: N neighbours that move in one instruction, of 16 bytes at most */
 
 template <class T, int N> struct alignas(sizeof(T) * N) gx_pack {

@@ -17,11 +17,18 @@ typedef struct alignas(16) {
     unsigned long long low, high;
 } gx_piece;
 
-/* All threads of the grid share the bytes: 16 at a time where both addresses allow. */
-static __device__ void gx_copy(char *to, const char *from, long long nbytes)
+/* Entry e has every count-th block, as none should wait for the addresses of one after the other;
+ * where there are fewer blocks than entries, a block has several. */
+#define GX_FOR_ENTRIES(e)                                                                          \
+    for (long long e = blockIdx.x % count; e < count; e += gridDim.x)
+
+/* The threads of an entry's blocks share its bytes: 16 at a time where both addresses allow. */
+static __device__ void gx_copy(char *to, const char *from, long long nbytes, long long e,
+                               long long count)
 {
-    const long long first = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const long long step = (long long)gridDim.x * blockDim.x;
+    const long long blocks = gridDim.x > count ? (gridDim.x - e + count - 1) / count : 1;
+    const long long first = blockIdx.x / count * blockDim.x + threadIdx.x;
+    const long long step = blocks * blockDim.x;
     const bool aligned = (((unsigned long long)to | (unsigned long long)from) & 15) == 0;
     const long long pieces = aligned ? nbytes / 16 : 0;
     for (long long i = first; i < pieces; i += step)
@@ -33,17 +40,19 @@ static __device__ void gx_copy(char *to, const char *from, long long nbytes)
 extern "C" __global__ void gx_fetch(const gx_room *rooms, char *const *arrays,
                                     const long long *index, long long count)
 {
-    for (long long e = 0; e < count; ++e)
+    GX_FOR_ENTRIES(e)
         if (arrays[e])
-            gx_copy(rooms[e].address, arrays[e] + *index * rooms[e].nbytes, rooms[e].nbytes);
+            gx_copy(rooms[e].address, arrays[e] + *index * rooms[e].nbytes, rooms[e].nbytes, e,
+                    count);
 }
 
 extern "C" __global__ void gx_deliver(const gx_room *rooms, char *const *arrays,
                                       const long long *index, long long count)
 {
-    for (long long e = 0; e < count; ++e)
+    GX_FOR_ENTRIES(e)
         if (arrays[e])
-            gx_copy(arrays[e] + *index * rooms[e].nbytes, rooms[e].address, rooms[e].nbytes);
+            gx_copy(arrays[e] + *index * rooms[e].nbytes, rooms[e].address, rooms[e].nbytes, e,
+                    count);
 }
 
 /* `state` is that of the random draws: seed low, high, step low, high. */

@@ -174,10 +174,12 @@ class FakeCupy(ModuleType):
     def _runtime(self, devices: int) -> SimpleNamespace:
         def copy(to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
             self.say("copy", kind, nbytes, stream)
+            self.fail_if_told("copy")
             ctypes.memmove(to, source, nbytes)
 
         def fill(to: int, value: int, nbytes: int, stream: int) -> None:
             self.say("fill", value, nbytes, stream)
+            self.fail_if_told("fill")
             ctypes.memset(to, value, nbytes)
 
         def synchronize(stream: int) -> None:
@@ -195,6 +197,7 @@ class FakeCupy(ModuleType):
             memcpyAsync=copy, memsetAsync=fill, streamSynchronize=synchronize, setDevice=choose,
             getDevice=lambda: self.device, getDeviceCount=lambda: devices,
             getDeviceProperties=lambda index: facts, driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
             memGetInfo=lambda: (self.free, 8 << 30), memcpyHostToDevice=1, memcpyDeviceToHost=2,
             memcpyDeviceToDevice=3, streamCaptureModeThreadLocal=1,
         )  # fmt: skip

@@ -22,9 +22,9 @@ import numpy as np
 from graphc.backends import numpy_backend
 from graphc.backends.base import Availability, Backend, Options
 from graphc.backends.cuda.cuda_backend import backend_on
-from graphc.backends.cuda.device import DeviceMemoryError, Event, Facts
+from graphc.backends.cuda.device import DeviceError, DeviceMemoryError, Event, Facts
 from graphc.backends.numpy_backend import NumpyRunner
-from graphc.codegen.launches import Address, KernelLaunch, Launch, Product, State
+from graphc.codegen.launches import Address, Choice, KernelLaunch, Launch, Product, State
 from graphc.errors import BackendUnavailable
 from graphc.ir.philox import Draws
 from graphc.ir.storage import aligned_empty
@@ -93,6 +93,7 @@ class Mark:
     def wait(self) -> None:
         while self.done < self.recorded:
             self.device.work_once()
+        self.device.refuse_if_lost()
 
     def seconds_since(self, earlier: Event) -> float:
         assert isinstance(earlier, Mark)
@@ -112,6 +113,8 @@ class StandIn:
         self.recording: list[Work] | None = None
         self.replays = self.uploads = self.worked = self.active_contexts = 0
         self.faults: list[BaseException] = []  # raised by launches that are asked for
+        self.illegal = ""  # the function in which the device will be lost, by its name
+        self.lost = False
         self._lock = threading.RLock()
         self._living: dict[int, np.ndarray] = {}
         self._starts: list[int] = []
@@ -127,17 +130,8 @@ class StandIn:
         self._living[room.address] = room.array
         bisect.insort(self._starts, room.address)
         self.used += nbytes
-        weakref.finalize(room, self._give_back, room.address, nbytes)
+        weakref.finalize(room, _give_back, weakref.ref(self), room.address, nbytes)
         return room
-
-    def _give_back(self, address: int, nbytes: int) -> None:
-        self.used -= nbytes
-
-        def forget() -> None:
-            self._starts.remove(address)
-            del self._living[address]
-
-        self.queue.append(forget)  # in the order of work, as pools of memory do
 
     def free_nbytes(self) -> int:
         return self.capacity - self.used
@@ -156,6 +150,7 @@ class StandIn:
 
     def upload(self, to: int, source: np.ndarray) -> None:
         self._outside_recordings()
+        self.refuse_if_lost()
         assert source.flags.c_contiguous
         self.uploads += 1
         held = source if isinstance(source, Pinned) else source.copy()
@@ -215,6 +210,12 @@ class StandIn:
     def synchronize(self) -> None:
         while self.queue:
             self.work_once()
+        self.refuse_if_lost()
+
+    def refuse_if_lost(self) -> None:
+        """As CUDA does in every call after an illegal access."""
+        if self.lost:
+            raise DeviceError("an illegal access", late=True)
 
     def load(self, text: str) -> Callable[[str], Any]:
         assert "#include" not in text
@@ -229,9 +230,16 @@ class StandIn:
         def launch() -> None:
             if self.faults:
                 raise self.faults.pop()
-            self.do(lambda: function(*arguments))
+            self.refuse_if_lost()
+            self.do(lambda: self._execute(function, arguments))
 
         return launch
+
+    def _execute(self, function: Any, arguments: Sequence[int | float]) -> None:
+        if self.illegal and function is self.kernels[self.illegal]:
+            self.lost = True
+        if not self.lost:
+            function(*arguments)
 
     def multiplier(self, product: Product) -> Callable[[int, int, int, int], None]:
         def multiply(a: int, b: int, c: int, bias: int) -> None:
@@ -297,6 +305,21 @@ class StandIn:
             counter.view(np.uint64)[:] += np.uint64(1)
 
 
+def _give_back(there: weakref.ref[StandIn], address: int, nbytes: int) -> None:
+    """What a room ends with. It keeps no device alive, whose kernels keep their graphs, whose
+    parameters keep their rooms: none of them would ever go."""
+    device = there()
+    if device is None:
+        return
+    device.used -= nbytes
+
+    def forget() -> None:
+        device._starts.remove(address)
+        del device._living[address]
+
+    device.queue.append(forget)  # in the order of work, as pools of memory do
+
+
 class NumpyStandIn(StandIn):
     """A device that compiles nothing, and has NumPy for its array module. Its work is done at once,
     since nobody waits before looking at a NumPy array."""
@@ -337,6 +360,7 @@ class Text:
     kernel_sources: tuple[str, ...]
     launches: tuple[Launch, ...]
     partials: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 class Kernels(NumpyRunner):

@@ -252,7 +252,7 @@ def test_run_writes_results_before_it_refuses_wrong_ones(
         runner.run(["tiny"], [], path, peers=True)
     result = json.loads(path.read_text())
     assert set(machine.facts()) == set(result["machine"])
-    assert set(result["limits"]) == {"flops_per_second", "bytes_per_second"}
+    assert set(result["limits"]) >= {"flops_per_second", "bytes_per_second"}
     (row,) = result["steps"]
     assert set(row["columns"]) == {"by hand", *gx.devices(), "talks", "is wrong"}
     for name, device in gx.devices().items():

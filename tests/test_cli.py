@@ -51,6 +51,7 @@ def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "numpy      usable" in out
     assert "native" in out
+    assert "\nemulator   " in out
 
 
 def test_inspect_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:

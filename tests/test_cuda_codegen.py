@@ -13,8 +13,8 @@ import pytest
 from programs import forms, merged, training_step
 
 import graphc as gx
-from graphc.backends.cuda.cuda_backend import LIKES
 from graphc.backends.cuda.nvrtc import compile_ptx, resource_usage
+from graphc.backends.cuda.target import LIKES
 from graphc.codegen.cuda import CudaProgram, print_program
 from graphc.codegen.launches import FillLaunch, KernelLaunch, ProductLaunch
 from graphc.codegen.sources import splice
@@ -115,6 +115,34 @@ def test_rows_bound_vectors(columns: int, vector: str) -> None:
     x, row = gx.input("x", (100, columns)), gx.input("row", (columns,))
     (moves,) = vector_moves(printed([x + row])).values()
     assert {move for some in moves for move in some} == {vector}
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_integers_wrap_around(dtype: str) -> None:
+    """The compiler does not hold k + 1 > k for true, nor k * k >= 0, and need not load k then."""
+    k = gx.input("k", (1024,), dtype)
+    for made in (k + 1 > k, k * k >= 0):
+        ((loads, _),) = vector_moves(printed([made])).values()
+        assert loads
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize(
+    ("join", "vectors"),
+    [
+        (lambda x, y: gx.concatenate([x, y]), {"v4.f32"}),
+        (lambda x, y: gx.concatenate([x, y[:, :6]], 1), {"v2.f32"}),
+        (lambda x, y: gx.pad(x[:, 2:], 4), {"v2.f32"}),
+        (lambda x, _: gx.pad(x, 1), set()),
+    ],
+)
+def test_joins_move_vectors(join: Any, vectors: set[str]) -> None:
+    x, y = gx.input("x", (10, 8)), gx.input("y", (10, 8))
+    found = vector_moves(printed([join(x, y)]))
+    ((loads, stores),) = (moves for name, moves in found.items() if "fill" not in name)
+    assert loads == stores
+    assert {*loads} == vectors
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -188,6 +188,32 @@ def test_a_replayed_step_is_one_upload_and_one_replay(device: StandIn) -> None:
     assert device.replays == 4
 
 
+def test_nothing_is_fetched_when_all_inputs_come_from_the_host(device: StandIn) -> None:
+    fetched: list[int] = []
+    known = device.kernels["gx_fetch"]
+
+    def gx_fetch(*arguments: int) -> None:
+        fetched.append(1)
+        known(*arguments)
+
+    device.kernels["gx_fetch"] = gx_fetch
+    exe, ones = compiled(gx.input("x", (4,)) * 2), np.ones(4, "float32")
+    for given, launches in ((ones, 1), (ones, 1), (device.array(3 * ones), 2), (ones, 2)):
+        made = fetch(exe(x=given))
+        assert made.tolist() == (2 * ones if given is ones else 6 * ones).tolist()
+        assert len(fetched) == launches  # the first call runs all there is
+
+
+def test_page_locked_memory_outlives_what_is_copied_from_it(device: StandIn) -> None:
+    exe = compiled(gx.input("x", (4,)) * 2)
+    kept = exe(x=np.ones(4, "float32"))
+    worked = device.worked
+    del exe
+    gc.collect()
+    assert device.worked > worked
+    assert fetch(kept).tolist() == [2] * 4
+
+
 def test_a_moved_parameter_is_recorded_anew(device: StandIn) -> None:
     p, q = gx.param("p", np.zeros(4, "float32")), gx.param("q", np.ones(4, "float32"))
     exe = compiled([], {p: p + q})
@@ -583,7 +609,7 @@ def test_the_kernels_of_a_step(tmp_path: Path) -> None:
     table = np.array([(r.ctypes.data, r.size) for r in rooms], np.int64)
     where = np.array([a.ctypes.data for a in arrays], np.uint64)
     where[3] = 0  # none
-    for blocks, threads in ((1, 1), (3, 8)):
+    for blocks, threads in ((1, 1), (3, 8), (6, 8), (20, 4)):
         for room in rooms:
             room[...] = 0
         run(0, blocks, threads, table.ctypes.data, where.ctypes.data, index.ctypes.data, len(sizes))

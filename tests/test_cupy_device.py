@@ -4,6 +4,7 @@ import gc
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from graphc.backends.cuda import cupy_device as module
 from graphc.backends.cuda.cupy_device import CupyDevice, cupy_device, probe
 from graphc.backends.cuda.device import Device, DeviceError, DeviceMemoryError
 from graphc.backends.cuda.libraries import load_stand_in
+from graphc.backends.cuda.tuning import Budget, Clock
 from graphc.backends.native_backend import NATIVE
+from graphc.cli import devices_text
 from graphc.codegen.launches import Product
 from graphc.errors import BackendUnavailable
 
@@ -157,6 +160,21 @@ def test_streams_of_threads_are_different(fake: FakeCupy, device: Device) -> Non
     assert fake.said() == [("record", 2), ("wait", 2, (2, 1)), ("record", 2)]
 
 
+def test_threads_use_the_device_one_at_a_time(device: Device) -> None:
+    inside = threading.Event()
+
+    def use() -> None:
+        with device.active():
+            inside.set()
+
+    other = threading.Thread(target=use)
+    with device.active(), device.active():
+        other.start()
+        assert not inside.wait(0.05)
+    other.join(10)
+    assert inside.is_set()
+
+
 def test_device_is_current_and_the_old_one_comes_back(fake: FakeCupy) -> None:
     other = CupyDevice(1)
     with other.active():
@@ -278,6 +296,17 @@ def test_events(fake: FakeCupy, device: Device) -> None:
     assert fake.said()[-1] == ("wait for", (0, 3))
 
 
+def test_measuring_replays_a_recording(fake: FakeCupy, device: Device) -> None:
+    with device.active():
+        launch = device.launcher(device.load("text")("scale"), 1, 32, ())
+        fake.said()
+        assert 0 < Clock(device, Budget(10.0)).seconds(launch) < float("inf")
+    said = [words[0] for words in fake.said()]
+    once = ["launch", "record", "launch", "record", "wait for"]
+    replay = ["record", "graph", "record", "wait for"]
+    assert said == [*once, "begin", "launch", "end", "upload graph", *replay, *replay]
+
+
 # -- errors
 
 
@@ -287,21 +316,30 @@ def test_launch_error_names_the_kernel(fake: FakeCupy, device: Device) -> None:
     with pytest.raises(DeviceError, match=r"kernel scale .* 3 x 4096 threads: .*invalid") as caught:
         launch()
     assert "any more" not in str(caught.value)
+    assert not caught.value.late
 
 
 def test_sticky_errors(fake: FakeCupy, device: Device) -> None:
-    fake.fail = dict.fromkeys(("synchronize", "launch"), ILLEGAL)
     with device.active():
+        launch = device.launcher(device.load("text")("scale"), 1, 32, ())
         with device.record() as recorder:
             pass
+        at = device.allocate(8).address
+        fake.fail = dict.fromkeys(("synchronize", "launch", "kernel", "copy", "fill"), ILLEGAL)
         for action in (
+            launch,
+            lambda: device.upload(at, np.zeros(1)),
+            lambda: device.copy(at, at, 8),
+            lambda: device.fill(at, 8),
             device.synchronize,
-            lambda: device.download(np.zeros(1), device.allocate(8).address),
+            lambda: device.download(np.zeros(1), at),
             device.event().wait,
             recorder.recording.replay,
         ):
-            with pytest.raises(DeviceError, match=r"illegal memory access; .* any more"):
+            with pytest.raises(DeviceError, match=r"illegal memory access; .* any more") as caught:
                 action()
+            assert caught.value.late
+            assert str(caught.value).startswith("work on the device failed")  # not this call
 
 
 def test_cubin_that_does_not_load(fake: FakeCupy, device: Device) -> None:
@@ -373,7 +411,7 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
         [sys.executable, "-c",
          "import sys, time; from graphc.backends.cuda.cupy_device import probe\n"
          "start = time.perf_counter(); found = probe(); seconds = time.perf_counter() - start\n"
-         "print(found.usable, 'cupy' in sys.modules, seconds < 0.4, found.details['missing'])\n"
+         "print(found.usable, 'cupy' in sys.modules, seconds < 0.4, found.details['install'])\n"
          "print(found.reason)"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
@@ -384,11 +422,14 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
 
 
 @pytest.fixture
-def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+def machine(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCupy:
     """A machine on which all steps of the probe succeed."""
     if not NATIVE.probe().usable:
         pytest.skip("no C compiler for the stand-in")
-    monkeypatch.setattr(module, "_driver_version", lambda: 13010)
+    said = tmp_path / "version"
+    said.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release")
+    monkeypatch.setattr(module, "DRIVER_FILE", said)
+    monkeypatch.setattr(module, "driver_version", lambda: 13010)
     monkeypatch.setattr(module, "load_library", lambda name: load_stand_in())
     monkeypatch.setattr(module, "nvrtc", lambda: SimpleNamespace(version=(13, 0)))
     real = CupyDevice.launcher
@@ -407,9 +448,10 @@ def test_probe_finds_all() -> None:
     found = probe()
     assert found.usable, found.reason
     assert found.details == {
-        "driver": "for CUDA 13.1", "CuPy": "14.0.0", "NVRTC": "13.0", "cuBLASLt": "13.0.0",
-        "GPU 0": "A GPU, compute capability 9.0", "GPU 1": "A GPU, compute capability 9.0",
-        "free": "0.0 GiB",
+        "driver": "580.65.06, for CUDA up to 13.1", "CuPy": "14.0.0", "CUDA": "13.0",
+        "NVRTC": "13.0", "cuBLASLt": "13.0.0",
+        "GPU 0": "A GPU, compute capability 9.0, 8 GiB",
+        "GPU 1": "A GPU, compute capability 9.0, 8 GiB", "free": "0.0 GiB of GPU 0",
     }  # fmt: skip
     assert probe() is found
     assert cupy_device(0) is cupy_device(0)
@@ -446,13 +488,36 @@ def test_probe_names_the_step_and_the_remedy(
     assert time.perf_counter() - start < 5
     assert not found.usable
     assert found.reason.startswith(reason)
-    assert found.details["missing"] == "run: pip install 'graphc[cuda13]'"
+    assert found.details["missing"].startswith(reason)
+    assert found.details["install"] == "run: pip install 'graphc[cuda13]'"
     with pytest.raises(BackendUnavailable, match=reason):
         cupy_device(0)
 
 
 @pytest.mark.usefixtures("machine")
+def test_the_command_line_shows_all_or_what_is_missing(
+    fake: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphc.backends.cuda.without_driver", lambda: None)
+    text = devices_text()
+    for line in (
+        "cuda       usable: a GPU is there: A GPU, compute capability 9.0, 8 GiB",
+        "driver: 580.65.06, for CUDA up to 13.1",
+        "CUDA: 13.0",
+        "cuBLASLt: 13.0.0",
+        "emulator   usable: for tests and for writing kernels; a C++ compiler is there",
+    ):
+        assert line in text
+    forget()
+    fake.fail["kernel"] = INVALID
+    lines = devices_text().splitlines()
+    assert lines[0] == "cuda       not usable"
+    assert "           install: run: pip install 'graphc[cuda13]'" in lines
+    assert any(line.startswith("           missing: a kernel does not run: ") for line in lines)
+
+
+@pytest.mark.usefixtures("machine")
 def test_remedy_fits_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_driver_version", lambda: 12080)
+    monkeypatch.setattr(module, "driver_version", lambda: 12080)
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert "pip install 'graphc[cuda12]'" in probe().reason

@@ -61,8 +61,9 @@ def row_of(module: str) -> str:
 
 
 def _is_loaded_on_demand(path: str, top: bool) -> bool:
-    """Whether the package's own __getattr__ loads a module when a user first asks for it."""
-    return path == "__init__.py" and not top
+    """Whether a module is loaded on demand: by the package's own __getattr__, or
+    when a program is compiled for a GPU."""
+    return path in ("__init__.py", "backends/cuda/__init__.py") and not top
 
 
 def upward(path: str, source: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphc.backends.base import Availability, Backend
-from graphc.backends.cuda.cuda_backend import CUDA, EMULATOR, cuda
+from graphc.backends.cuda import CUDA, EMULATOR, on_gpu
 from graphc.backends.native_backend import NATIVE
 from graphc.backends.numpy_backend import NUMPY
 from graphc.errors import BackendUnavailable, CompileError
@@ -64,5 +64,5 @@ def _named(name: str) -> Backend | None:
     """The backend of a name; "cuda:1" is that of the second GPU."""
     base, colon, number = name.partition(":")
     if base == CUDA.name and number.isascii() and number.isdigit():
-        return cuda(int(number))
+        return on_gpu(int(number))
     return None if colon else BACKENDS.get(name)

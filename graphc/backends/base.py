@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from graphc.backends.peaks import Peaks
 from graphc.ir.philox import Draws
 from graphc.ir.storage import admit
 from graphc.ir.tensor_type import TensorType
@@ -22,7 +23,8 @@ class Options:
     `threads`: None for all cores this process may use; `inputs`: the names of the declared inputs,
     in the order in which a call hands them over; `numbers`: of the random draws; `sizes`: of the
     symbolic dimensions; `shared`: what a backend lets the specialisations of one executable share,
-    which never run at once; `precision`: of float32 products on a GPU, "float32", "tf32" or "bf16".
+    which never run at once; `precision`: of float32 products on a GPU, "float32", "tf32" or "bf16";
+    `name`: of the program, for messages.
     """
 
     threads: int | None = None
@@ -31,6 +33,7 @@ class Options:
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     shared: dict[str, Any] = field(default_factory=dict[str, Any])
     precision: str = "float32"
+    name: str = "program"
 
 
 class Runner(Protocol):
@@ -84,6 +87,15 @@ class Repeating(Protocol):
         """Run `count` times, on the slices of the inputs along their leading axis, with the draws
         of this step and those that follow: fresh arrays with such an axis. The same, bit for bit,
         as that many calls."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A runner that does not work on the CPU, and knows what its device reaches at most."""
+
+    def peaks(self) -> Peaks:
+        """Measured once per device and process."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most: the two rates that a program's time is held against.
+"""What a machine can do at most: the two rates that a program's time is held against.
 
 Both are measured, never looked up: a processor's nominal rates say little about a virtual machine.
 """
@@ -22,10 +22,12 @@ GEMM_TIMES, COPY_TIMES = 12, 6
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Float32 FLOPs of a matrix product and bytes of a copy, read plus written, per second."""
+    """Float32 FLOPs of a matrix product and bytes of a copy, read plus written, per second.
+    `device`: what reaches them."""
 
     flops_per_second: float
     bytes_per_second: float
+    device: str = "the CPU"
 
     def seconds(self, flops: float, nbytes: float) -> float:
         """The time that so many FLOPs of matrix products and so many bytes take at these rates."""
@@ -34,7 +36,7 @@ class Peaks:
 
 @functools.cache
 def measure_peaks() -> Peaks:
-    """Measure both rates, once per process; it takes about half a second.
+    """Measure both rates of the CPU, once per process; it takes about half a second.
 
     FLOPs: NumPy's BLAS multiplies two float32 matrices of 1024 x 1024 on as many threads as it is
     set to; 2 n^3 FLOPs. Bytes: each core copies its share of 128 MiB to another array; what is

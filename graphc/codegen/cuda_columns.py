@@ -14,18 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from graphc.codegen.cuda_function import NOTHING, THREADS, CudaFunction, CudaPrinted, Lanes, one_of
+from graphc.codegen.cuda_function import (
+    NOTHING,
+    THREADS,
+    UNROLL,
+    CudaFunction,
+    CudaPrinted,
+    Lanes,
+    one_of,
+)
 from graphc.codegen.cuda_rows import outer_variables
 from graphc.codegen.expression import Scope, c_type, joined
-from graphc.codegen.shape import is_symbolic, operands
+from graphc.codegen.shape import is_symbolic, needed, operands
 from graphc.codegen.tables import Slots, Tables, start_of
-from graphc.schedule.records import Kernel, Level
+from graphc.schedule.records import Kernel, Level, Load
 
 TILE = 32  # columns of a block
 DEPTH = THREADS // TILE  # threads of a column
 WANTED = 1024  # blocks that keep a large device busy
 MOST_CHUNKS = 128
 CHEAP = 16.0  # cost of an element up to which several rows are taken at a time
+TOGETHER = 4  # so many
 CHUNK_ROWS = 64  # rows of a chunk, at least
 
 _Loops = tuple[Sequence[int], Sequence[int], int]
@@ -146,8 +155,11 @@ class _Columns:
         size = prod((kernel.space[i] for i in self.inner), start=1)
         stores = [s for s in kernel.stores if kernel.statements[s.value].level is Level.FULL]
         roots = [j for i in self.reductions for j in operands(kernel, i)]
-        lanes = Lanes(function, 1, self.lane, function.loops)
-        draws = function.draws([*roots, *(s.value for s in stores)], function.loops, 1)
+        roots += [s.value for s in stores]
+        ahead = self._read_ahead(roots) if stores and self._is_cheap() else {}
+        held = {n: f"{name}[n]" for n, name in ahead.items()}
+        lanes = Lanes(function, 1, self.lane, function.loops, held)
+        draws = function.draws(roots, function.loops, 1)
         scope = lanes.scope(self.outer)
         for i in self.reductions:
             node = kernel.statements[i].node
@@ -166,16 +178,53 @@ class _Columns:
             first, last = "first", "last"
         start = "y" if first == "0" else f"{first} + y"
         body = lanes.lines(scope, draws)
+        if ahead:
+            going = self._several(ahead, places, body, (v, start, last))
+        else:
+            unroll = [f"#pragma unroll {TOGETHER}"] if self._is_cheap() else []
+            head = f"for ({kind} {v} = {start}; {v} < {last}; {v} += {DEPTH}) {{"
+            going = [*unroll, head, *places, *body, "}"]
         return [
-            *self._begin(), *bounds, "if (active) {", *self.outer.lines,
-            *self._unroll(), f"for ({kind} {v} = {start}; {v} < {last}; {v} += {DEPTH}) {{",
-            *places, *body, "}", "}", *self._join(),
+            *self._begin(), *bounds, "if (active) {", *self.outer.lines, *going, "}",
+            *self._join(),
         ]  # fmt: skip
 
-    def _unroll(self) -> list[str]:
-        """Several rows at a time keep more loads on their way, where that costs few registers."""
+    def _is_cheap(self) -> bool:
+        """Whether several rows at a time cost few registers. They keep more loads on their way."""
         cost = sum(s.node.op.cost for s in self.kernel.statements if not s.is_copy)
-        return ["#pragma unroll 4"] if cost < CHEAP else []
+        return cost < CHEAP
+
+    def _read_ahead(self, roots: Sequence[int]) -> dict[int, str]:
+        """Names for what several rows have of the operands. A compiler does not load the next row
+        ahead of a store that may be in place."""
+        kernel, function = self.kernel, self.function
+        used = [kernel.statements[i] for i in needed(kernel, roots) | {*self.reductions}]
+        loads = sorted({a.index for s in used for a in s.args if isinstance(a, Load)})
+        return {
+            n: function.names.fresh(f"{function.pointer(kernel.operands[n].base)}_rows")
+            for n in loads if any(kernel.operands[n].strides[i] for i in self.inner)
+        }  # fmt: skip
+
+    def _several(
+        self, ahead: dict[int, str], places: Sequence[str], body: Sequence[str],
+        loop: tuple[str, str, str],
+    ) -> list[str]:  # fmt: skip
+        """The loop over rows, several of them at a time: all are loaded, then all are handled."""
+        function, kind = self.function, self.function.index
+        v, start, last = loop
+        several = function.names.fresh("several")
+        each = [
+            UNROLL, f"for (int n = 0; n < {TOGETHER}; n++) {{",
+            f"const {kind} {v} = {several} + {DEPTH} * n;", f"if ({v} < {last}) {{", *places,
+        ]  # fmt: skip
+        operands = [(self.kernel.operands[n], name) for n, name in ahead.items()]
+        return [
+            f"for ({kind} {several} = {start}; {several} < {last}; "
+            f"{several} += {DEPTH * TOGETHER}) {{",
+            *(f"{c_type(a.base.dtype)} {name}[{TOGETHER}];" for a, name in operands),
+            *each, *(f"{name}[n] = {function.element(a, function.loops)};" for a, name in operands),
+            "}", "}", *each, *body, "}", "}", "}",
+        ]  # fmt: skip
 
     def _begin(self) -> list[str]:
         return [

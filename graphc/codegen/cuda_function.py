@@ -21,12 +21,20 @@ from graphc.ir.op import Kind
 from graphc.schedule.records import Access, Kernel, Store
 
 THREADS = 256  # of a block, where nothing asks for another number
-RESIDENT = 8  # blocks of that size that a multiprocessor holds at a time
+ENOUGH = 64  # blocks for each multiprocessor: eight times what it holds, of few registers
 VECTOR = 16  # bytes that one instruction moves
 NARROW_INDEX = 1 << 30  # elements up to which indices are 32-bit: 64-bit division is slow
-OWN_NAMES = (  # those of the printers and of CUDA
-    "e", "t", "v", "row", "rows", "chunk", "chunks", "active", "state", "unit", "tile", "x", "y",
-    "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize",
+CPP_KEYWORDS = (  # those that C does not have
+    "alignas", "alignof", "and_eq", "bitand", "bitor", "catch", "class", "compl", "concept",
+    "const_cast", "consteval", "constexpr", "constinit", "co_await", "co_return", "co_yield",
+    "decltype", "delete", "dynamic_cast", "explicit", "export", "friend", "mutable", "namespace",
+    "new", "noexcept", "not_eq", "nullptr", "operator", "or_eq", "private", "protected", "public",
+    "reinterpret_cast", "requires", "static_assert", "static_cast", "template", "this",
+    "thread_local", "throw", "try", "typeid", "typename", "using", "virtual", "xor", "xor_eq",
+)  # fmt: skip
+OWN_NAMES = (  # those of the printers, of CUDA and of C++
+    "e", "n", "t", "v", "row", "rows", "chunk", "chunks", "active", "state", "unit", "tile",
+    "x", "y", "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize", *CPP_KEYWORDS,
 )  # fmt: skip
 UNROLL = "#pragma unroll"
 
@@ -38,6 +46,7 @@ class CudaFunction(BaseFunction):
         self, tables: Tables, kernel: Kernel, slots: Slots, number: int, ndim: int | None = None
     ) -> None:
         super().__init__(tables, kernel, slots, ndim, OWN_NAMES)
+        self.context.computed = _wrapping
         self.number = number  # of the kernel in the program
         self.index = "int" if _reach(kernel) < NARROW_INDEX else "int64_t"
         self._parameters: dict[str, KernelArgument] = {}  # declaration -> argument
@@ -235,15 +244,17 @@ class Lanes:
         value = scope.value(store.value)
         if self.width == 1 or access.strides[self.loop] != 1:
             element = function.element(access, scope.variables, written=True)
-            self._body.append(f"{self._if()}{element} = {value};")
+            self._body.append(f"{self.condition}{element} = {value};")
             return
         pointer = function.pointer(access.base, written=True)
         name = function.names.fresh(f"{pointer}_{self.width}")
         self._before.append(f"{self._kind(access)} {name};")
         self._body.append(f"{name}.at[e] = {value};")
-        self._after.append(f"{self._if()}gx_store(&{pointer}[{self._place(access)}], {name});")
+        self._after.append(f"{self.condition}gx_store(&{pointer}[{self._place(access)}], {name});")
 
-    def _if(self) -> str:
+    @property
+    def condition(self) -> str:
+        """What stands before every store."""
         return f"if ({self.guard}) " if self.guard else ""
 
     def lines(self, scope: Scope, draws: Sequence[str] = ()) -> list[str]:
@@ -324,6 +335,12 @@ def _reach(kernel: Kernel) -> int:
                        for s, n in zip(access.strides, piece.shape, strict=True))  # fmt: skip
             most = max(most, int(access.offset) + ends)
     return most
+
+
+def _wrapping(node: Node, text: str) -> str:
+    """An expression of integers that wraps around, as NumPy's do."""
+    computes = node.dtype.kind == "i" and all(i.dtype.kind == "i" for i in node.inputs)
+    return f"gx_wrapping({text})" if computes and not text.startswith("gx_") else text
 
 
 def _wrapped(head: str, parameters: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product as all_of
 from math import prod
 
-from graphc.codegen.cuda_function import NOTHING, RESIDENT, THREADS, CudaFunction, CudaPrinted
+from graphc.codegen.cuda_function import ENOUGH, NOTHING, THREADS, CudaFunction, CudaPrinted
 from graphc.codegen.cuda_simple import copy_lines
 from graphc.codegen.expression import c_type, index, size_text
 from graphc.codegen.function import plain
@@ -176,7 +176,7 @@ def _print_copy(
     lines = copy_lines(function, shape, f"{to}[{index(packed, function.loops)}] = {source};")
     name = f"{kernel.name}_{which}"
     text = function.text(name, lines, f"operand {which} of {kernel.name}, in order")
-    launch = function.launch(name, -(-count // THREADS), per_multiprocessor=RESIDENT)
+    launch = function.launch(name, -(-count // THREADS), per_multiprocessor=ENOUGH)
     strides = tuple(map(int, contiguous_strides(tuple(map(int, shape)))))
     made = _Matrix(slot, 0, strides, access.base.dtype.itemsize)
     return CudaPrinted(((name, text),), (launch,), slots), made

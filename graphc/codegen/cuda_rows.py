@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import prod
 
 from graphc.codegen.cuda_function import (
+    ENOUGH,
     NOTHING,
     THREADS,
     UNROLL,
@@ -33,7 +34,7 @@ from graphc.codegen.shape import is_symbolic, kept_values, needed, operands, sea
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.op import Kind
-from graphc.schedule.records import Access, Kernel, Level, Load, Store
+from graphc.schedule.records import Access, Kernel, Level, Load, Store, Value
 
 REGISTERS = 64  # values of a row that a thread may hold; half as many in a block of 1024
 PACKS = 8  # vectors of a row that a thread handles where there are threads enough
@@ -72,8 +73,7 @@ def _print_whole(
     rows.store_results()
     text = function.text(kernel.name, rows.lines(), function.comment(), rows.block)
     blocks = -(-int(rows.count) // rows.per_block)
-    resident = 2048 // rows.block  # blocks that a multiprocessor holds at a time
-    launch = function.launch(kernel.name, blocks, rows.block, resident)
+    launch = function.launch(kernel.name, blocks, rows.block, ENOUGH * THREADS // rows.block)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 
@@ -183,16 +183,23 @@ class Rows:
         if self._is_direct(stage):
             for i in reductions:
                 self._gather_directly(i)
+            later = any(self._stores(s) for s in range(stage + 1, len(self._kept)))
+            if reductions and later and self.shape.threads > 1:  # in place, perhaps
+                self.outer.lines.append(f"gx_wait<{self.shape.threads}>();")
         elif reductions or stores or kept:
             self.run(reductions, stores, kept)
 
     def _is_direct(self, stage: int) -> bool:
-        """Whether a stage only gathers, and nothing has been written over what it reads: then each
-        thread reads the one element itself."""
-        statements = self.kernel.statements
-        gathers = all(statements[i].node.op.kind is Kind.GATHER for i in self._reductions(stage))
-        work = self._kept[stage] or self._stores(stage)
-        return gathers and not work and not any(self._stores(s) for s in range(stage))
+        """Whether a stage only gathers, and what it gathers from is neither written over nor kept
+        by those before, in whichever thread: then each thread reads the one element itself."""
+        statements, gathers = self.kernel.statements, self._reductions(stage)
+        if any(statements[i].node.op.kind is not Kind.GATHER for i in gathers):
+            return False
+        read = needed(self.kernel, [operands(self.kernel, i)[0] for i in gathers
+                                    if isinstance(statements[i].args[0], Value)])  # fmt: skip
+        kept = any(not read.isdisjoint(self._kept[s]) for s in range(stage))
+        work = self._kept[stage] or any(self._stores(s) for s in range(stage + 1))
+        return not (kept or work)
 
     def run(
         self, reductions: Sequence[int], stores: Sequence[Store], kept: Sequence[int],
@@ -251,6 +258,8 @@ class Rows:
             slot = function.tables.partial(int(self.kernel.size) * dtype.itemsize)
             pointer = function.scratch(name, c_type(dtype), slot)
             place = f"{pointer}[{function.flat(tuple(function.loops))}]"
+            lanes.add(f"{lanes.condition}{place} = {value};")
+            return place
         lanes.add(f"{place} = {value};")
         return place
 

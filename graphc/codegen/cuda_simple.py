@@ -13,12 +13,14 @@ from math import prod
 import numpy as np
 
 from graphc.codegen.cuda_function import (
+    ENOUGH,
     NOTHING,
-    RESIDENT,
     THREADS,
+    VECTOR,
     CudaFunction,
     CudaPrinted,
     Lanes,
+    divides,
     unravel,
     vector_width,
 )
@@ -26,7 +28,7 @@ from graphc.codegen.expression import c_type, index, literal
 from graphc.codegen.function import plain
 from graphc.codegen.shape import is_symbolic
 from graphc.codegen.tables import Slots, Tables, stored
-from graphc.schedule.records import Kernel
+from graphc.schedule.records import Kernel, Piece
 
 TILE = 32  # rows and columns of a tile
 TILE_ROWS = THREADS // TILE  # rows that a block moves at a time
@@ -52,7 +54,7 @@ def print_elementwise(tables: Tables, kernel: Kernel, number: int) -> CudaPrinte
         lines += _tail(function, width, whole)
     text = function.text(kernel.name, lines, function.comment())
     blocks = -(-max(1, int(whole) // width) // THREADS)
-    launch = function.launch(kernel.name, blocks, per_multiprocessor=RESIDENT)
+    launch = function.launch(kernel.name, blocks, per_multiprocessor=ENOUGH)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 
@@ -163,7 +165,7 @@ def _print_transposed(tables: Tables, kernel: Kernel, number: int, across: int) 
     text = function.text(kernel.name, lines, f"{function.comment()}; by tiles")
     tiles = -(-int(rows) // TILE) * -(-int(columns) // TILE)
     blocks = tiles * prod(int(kernel.space[o]) for o in others)
-    launch = function.launch(kernel.name, blocks, per_multiprocessor=RESIDENT)
+    launch = function.launch(kernel.name, blocks, per_multiprocessor=ENOUGH)
     return CudaPrinted(((kernel.name, text),), (launch,), slots)
 
 
@@ -190,28 +192,47 @@ def print_join(tables: Tables, kernel: Kernel, number: int) -> CudaPrinted:
         to = f"{function.pointer(out, written=True)}[i]"
         lines = _each(function, function.extent(total), "i", [f"{to} = {value};"])
         functions.append((name, function.text(name, lines, "what lies between the pieces")))
-        launches.append(function.launch(name, _blocks(total), per_multiprocessor=RESIDENT))
+        launches.append(function.launch(name, _blocks(total), per_multiprocessor=ENOUGH))
     ndim = max(len(p.shape) for p in kernel.pieces)
     function = CudaFunction(tables, kernel, slots, number, ndim)
     lines = []
     for piece in kernel.pieces:
-        variables = function.loops[: len(piece.shape)]
+        variables, width = function.loops[: len(piece.shape)], _piece_width(piece)
         to = f"{function.pointer(piece.target.base, True)}[{index(piece.target, variables)}]"
         source = f"{function.pointer(piece.source.base)}[{index(piece.source, variables)}]"
-        lines += copy_lines(function, piece.shape, f"{to} = {source};")
+        packed = f"gx_store(&{to}, gx_load<{width}>(&{source}));"
+        line = packed if width > 1 else f"{to} = {source};"
+        lines += copy_lines(function, piece.shape, line, width)
     comment = f"join into {' x '.join(map(plain, kernel.space)) or 'one element'}"
     functions.append((kernel.name, function.text(kernel.name, lines, comment)))
-    most = max(prod(int(n) for n in p.shape) for p in kernel.pieces)
-    launches.append(function.launch(kernel.name, _blocks(most), per_multiprocessor=RESIDENT))
+    most = max(prod(int(n) for n in p.shape) // _piece_width(p) for p in kernel.pieces)
+    launches.append(function.launch(kernel.name, _blocks(most), per_multiprocessor=ENOUGH))
     return CudaPrinted(tuple(functions), tuple(x for x in launches if x.blocks), slots)
 
 
-def copy_lines(function: CudaFunction, shape: Sequence[int], line: str) -> list[str]:
-    """A line for each point of a shape, the points shared by all threads."""
-    loops = [(v, n, 1) for v, n in zip(function.loops, shape, strict=False)]
-    if len(loops) == 1:
+def _piece_width(piece: Piece) -> int:
+    """How many neighbours along the last axis of a piece move together."""
+    accesses = piece.source, piece.target
+    if not piece.shape or any(a.strides[-1] != 1 for a in accesses):
+        return 1
+    sizes = [piece.shape[-1], *(a.offset for a in accesses)]
+    sizes += [stride for a in accesses for stride in a.strides[:-1]]
+    width = VECTOR // piece.target.base.dtype.itemsize
+    while width > 1 and not all(divides(width, size) for size in sizes):
+        width //= 2
+    return width
+
+
+def copy_lines(
+    function: CudaFunction, shape: Sequence[int], line: str, width: int = 1
+) -> list[str]:
+    """A line for each point of a shape, or for each `width` along its last axis, the points shared
+    by all threads."""
+    steps = [1] * (len(shape) - 1) + [width]
+    loops = [*zip(function.loops, shape, steps, strict=False)]
+    if len(loops) == 1 and width == 1:
         return _each(function, function.extent(shape[0]), loops[0][0], [line])
-    count = function.extent(prod(shape, start=1))
+    count = function.extent(prod(shape, start=1), width)
     return _each(function, count, "v", [*unravel("v", loops, function), line])
 
 

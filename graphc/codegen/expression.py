@@ -38,6 +38,7 @@ KEYWORDS = frozenset({  # of C
 
 
 FUNCTION = re.compile(r"k\d+_")  # what kernels are called
+OWN_PREFIXES = ("gx_", "_", "size_", "number_", "state_")
 PREDEFINED = frozenset({"linux", "unix", "errno", "math_errhandling"})  # macros in small letters
 
 
@@ -65,7 +66,7 @@ def identifier(wanted: str) -> str:
 def _is_reserved(word: str) -> bool:
     """Whether C's headers, the compiler or our own sources may have made a macro or a type of a
     word: NULL, M_PI, int64_t, linux."""
-    ours = word.startswith(("gx_", "_", "size_")) or FUNCTION.match(word) is not None
+    ours = word.startswith(OWN_PREFIXES) or FUNCTION.match(word) is not None
     return ours or word.isupper() or word.endswith("_t") or word in PREDEFINED
 
 
@@ -194,7 +195,7 @@ class Context:
     """What the statements of one kernel are printed from: names, and how operands are read.
 
     `load(operand, variables)` gives the C expression of an operand at a point; `number(node)` that
-    of a constant.
+    of a constant; `computed(node, text)` that of what an op computes by `text`.
     """
 
     kernel: Kernel
@@ -204,6 +205,7 @@ class Context:
     kept: dict[int, Callable[[Sequence[str]], str]] = field(
         default_factory=dict[int, Callable[[Sequence[str]], str]]
     )  # full-level values that lie in memory, by statement
+    computed: Callable[[Node, str], str] = lambda _, text: text
 
 
 @dataclass
@@ -252,9 +254,9 @@ class Scope:
     def _print(self, number: int) -> None:
         statement = self.context.kernel.statements[number]
         args = [self.argument(a) for a in statement.args]
-        text = args[0] if statement.is_copy else expression(statement.node, args)
-        name = self.context.names[number]
-        self.lines.append(f"const {c_type(statement.node.dtype)} {name} = {text};")
+        node, name = statement.node, self.context.names[number]
+        text = args[0] if statement.is_copy else self.context.computed(node, expression(node, args))
+        self.lines.append(f"const {c_type(node.dtype)} {name} = {text};")
         self.known[number] = name
 
     def argument(self, argument: Argument) -> str:

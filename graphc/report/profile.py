@@ -100,7 +100,8 @@ class Profile:
     """The time of a program, kernel by kernel; `str` and `print` show it as a table.
 
     `runs`: for each kernel of the schedule, its seconds in each run; `calls`: seconds of ordinary
-    calls with the same inputs; the peaks: a float32 product of matrices, and a large copy.
+    calls with the same inputs; the peaks: a float32 product of matrices, and a large copy, on
+    `peak_device`.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Profile:
     calls: tuple[float, ...]
     peak_flops_per_second: float
     peak_bytes_per_second: float
+    peak_device: str
 
     @cached_property
     def kernels(self) -> tuple[KernelProfile, ...]:
@@ -148,7 +150,8 @@ class Profile:
             *(self._kernel_row(width, kernel) for kernel in self.kernels),
             self._total_row(width),
             _row(width, "a call", duration_text(self.call_seconds)) + f"  {self._overhead_text()}",
-            f"peak: {_rate(flops_text, self.peak_flops_per_second)} in a float32 product, "
+            f"peak of {self.peak_device}: "
+            f"{_rate(flops_text, self.peak_flops_per_second)} in a float32 product, "
             f"{_rate(nbytes_text, self.peak_bytes_per_second)} in a copy",
         ]
         return "\n".join(row[:COLUMNS].rstrip() for row in rows) + "\n"

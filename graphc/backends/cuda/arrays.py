@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphc.backends.cuda.device import Device
+from graphc.backends.cuda.faults import waiting
 from graphc.errors import InputError
 from graphc.ir.storage import admit
 from graphc.ir.tensor_type import DType, TensorType
@@ -77,5 +78,6 @@ def fetch_from(device: Device, value: Any) -> np.ndarray:
             value = DeviceArray(*found)
         array = np.empty(value.shape, value.dtype)
         if array.nbytes:
-            device.download(array, value.address)
+            with waiting(device):
+                device.download(array, value.address)
         return array

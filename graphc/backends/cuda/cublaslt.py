@@ -326,3 +326,18 @@ def describe(product: Product) -> str:
     said += [f"epilogue {p.epilogue}"] * bool(p.epilogue)
     said += [f"precision {p.precision}"] * (p.precision != "float32")
     return ", ".join(said)
+
+
+def extents(product: Product) -> tuple[int, int, int]:
+    """Bytes from the first to the last element of a, b and c."""
+    p = product
+    stored = (
+        ((p.k, p.m) if p.a_transposed else (p.m, p.k), p.a_row, p.a_step, p.dtype),
+        ((p.n, p.k) if p.b_transposed else (p.k, p.n), p.b_row, p.b_step, p.dtype),
+        ((p.m, p.n), p.c_row, p.c_step, p.result),
+    )
+    a, b, c = (
+        ((p.batch - 1) * step + (rows - 1) * row + columns) * ELEMENT_NBYTES[dtype]
+        for (rows, columns), row, step, dtype in stored
+    )
+    return a, b, c

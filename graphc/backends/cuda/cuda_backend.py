@@ -16,14 +16,11 @@ from graphc.backends.cuda.eager import EagerRunner
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_module import compiler_details
 from graphc.backends.cuda.runner import CudaRunner, Printed
+from graphc.backends.cuda.target import LIKES
 from graphc.codegen.cuda import print_program
 from graphc.errors import BackendUnavailable
 from graphc.ir.tensor_type import TensorType
-from graphc.schedule.records import Program, Target
-
-# Parameters are updated by one flat kernel, whatever their size: a launch costs more than a pass
-# over them. Products are the library's.
-LIKES = Target("cuda", beta=False, epilogue=False, horizontal=1 << 62, alignment=256)
+from graphc.schedule.records import Program
 
 Print = Callable[[Program, Options], Printed]
 
@@ -92,11 +89,12 @@ def _probe_gpu(number: int) -> Availability:
     return found
 
 
-def cuda(number: int = 0) -> Backend:
-    """The backend of one GPU: "cuda" or "cuda:0", "cuda:1", ..."""
+def gpu(number: int) -> Backend:
+    """The backend of one GPU."""
     name = f"cuda:{number}" if number else "cuda"
     return backend_on(name, partial(cupy_device, number), partial(_probe_gpu, number), _print)
 
 
-CUDA = cuda()
-EMULATOR = backend_on("emulator", _emulator, _probe_emulator, _print)
+def emulator() -> Backend:
+    """The backend that runs a GPU's programs on the CPU."""
+    return backend_on("emulator", _emulator, _probe_emulator, _print)

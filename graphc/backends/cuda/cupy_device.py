@@ -8,12 +8,14 @@ recorded and compiles only where a device is: for both CUDA's own libraries are 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import math
+import re
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,14 @@ import numpy as np
 from graphc.backends.base import Availability
 from graphc.backends.cuda.cublaslt import WORKSPACE_NBYTES, CublasLt, Multiplier, Plan
 from graphc.backends.cuda.device import DeviceError, DeviceMemoryError, Event, Facts
+from graphc.backends.cuda.driver import NO_DRIVER, driver_version
 from graphc.backends.cuda.libraries import load_library
 from graphc.backends.cuda.nvrtc import compile_cubin, nvrtc
 from graphc.codegen.launches import Product
 from graphc.errors import BackendUnavailable
 from graphc.ir.tensor_type import DType
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DLPACK_CUDA = 2  # kDLCUDA
 LASTING_STREAMS = (0, 1)  # the default stream, which no one destroys
 PER_THREAD_STREAM = 2  # another stream in each thread
@@ -82,7 +86,7 @@ class _Event:
         try:
             self.event.synchronize()
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     def seconds_since(self, earlier: Any) -> float:
         return self._elapsed(earlier.event, self.event) / 1e3
@@ -98,25 +102,37 @@ class _Function:
 
 
 class _Active:
-    """The context in which a device is used; entered twice for each step, so without ceremony."""
+    """The context in which a device is used; entered twice for each step, so without ceremony.
 
-    __slots__ = ("_device", "_get", "_index", "_previous", "_set")
+    One thread at a time: work of two on streams of their own would mix, while products share a
+    workspace, and the order of streams knows one latest piece of work.
+    """
+
+    __slots__ = ("_device", "_get", "_index", "_lock", "_previous", "_set")
 
     def __init__(self, device: CupyDevice, runtime: Any) -> None:
         self._device, self._index = device, device.index
         self._get, self._set = runtime.getDevice, runtime.setDevice
-        self._previous = self._index
+        self._lock, self._previous = device.lock, self._index
 
     def __enter__(self) -> None:
-        self._previous = self._get()
-        if self._previous != self._index:
-            self._set(self._index)
-        self._device.arrive()
+        self._lock.acquire()
+        try:
+            self._previous = self._get()
+            if self._previous != self._index:
+                self._set(self._index)
+            self._device.arrive()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._device.leave()
-        if self._previous != self._index:
-            self._set(self._previous)
+        try:
+            self._device.leave()
+            if self._previous != self._index:
+                self._set(self._previous)
+        finally:
+            self._lock.release()
 
 
 class CupyDevice:
@@ -137,6 +153,7 @@ class CupyDevice:
         self._last: Any = None  # the stream of the latest work
         self._marked = False  # whether the event `_mark` lies behind that work
         self._recording = False
+        self.lock = threading.RLock()  # of those who use the device: see _Active
 
     @property
     def facts(self) -> Facts:
@@ -156,6 +173,7 @@ class CupyDevice:
                 ("NVRTC", ".".join(map(str, nvrtc().version))),
                 ("cuBLASLt", self._products.version),
             ),
+            timed=True,
         )
 
     # -- memory
@@ -166,6 +184,8 @@ class CupyDevice:
             memory = self._cuda.alloc(max(nbytes, 1))
         except MemoryError as error:
             raise self._out_of_memory(nbytes) from error
+        except RuntimeError as error:
+            raise _fault("memory cannot be allocated", error) from error
         return _Block(self, memory, nbytes, self._current())
 
     def free_nbytes(self) -> int:
@@ -181,7 +201,10 @@ class CupyDevice:
     def upload(self, to: int, source: np.ndarray) -> None:
         """Copy a C-contiguous host array."""
         at = source.__array_interface__["data"][0]
-        self._copy(to, at, source.nbytes, self._up, self._current().ptr)
+        try:
+            self._copy(to, at, source.nbytes, self._up, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("nothing can be copied to the device", error) from error
 
     def download(self, into: np.ndarray, address: int) -> None:
         """Fill a C-contiguous host array; waits for all work before."""
@@ -190,15 +213,21 @@ class CupyDevice:
             self._copy(at, address, into.nbytes, self._down, stream)
             self._runtime.streamSynchronize(stream)
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     def copy(self, to: int, source: int, nbytes: int) -> None:
         """Within the device."""
-        self._copy(to, source, nbytes, self._across, self._current().ptr)
+        try:
+            self._copy(to, source, nbytes, self._across, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("nothing can be copied within the device", error) from error
 
     def fill(self, to: int, nbytes: int) -> None:
         """With zero bytes."""
-        self._fill(to, 0, nbytes, self._current().ptr)
+        try:
+            self._fill(to, 0, nbytes, self._current().ptr)
+        except RuntimeError as error:
+            raise _fault("memory cannot be filled", error) from error
 
     # -- arrays
 
@@ -218,6 +247,8 @@ class CupyDevice:
             array = self._empty(shape, dtype)
         except MemoryError as error:
             raise self._out_of_memory(math.prod(shape) * dtype.itemsize) from error
+        except RuntimeError as error:
+            raise _fault("memory cannot be allocated", error) from error
         return array, array.data.ptr
 
     def _convert(self, value: Any) -> Any:
@@ -316,7 +347,7 @@ class CupyDevice:
         try:
             self._runtime.streamSynchronize(self._current().ptr)
         except RuntimeError as error:
-            raise _fault("work on the device failed", error) from error
+            raise _late(error) from error
 
     # -- order
 
@@ -387,10 +418,17 @@ class CupyDevice:
 
 
 def _fault(what: str, error: RuntimeError) -> DeviceError:
+    """The error of a call; of work before it, where CUDA says that the device is lost."""
+    if getattr(error, "status", 0) in LOST:
+        return _late(error)
+    return DeviceError(f"{what}: {error}")
+
+
+def _late(error: RuntimeError) -> DeviceError:
+    """The error of work that was waited for."""
     lost = getattr(error, "status", 0) in LOST
-    return DeviceError(
-        f"{what}: {error}" + ("; this process cannot use the device any more" if lost else "")
-    )
+    said = "; this process cannot use the device any more" if lost else ""
+    return DeviceError(f"work on the device failed: {error}{said}", late=True)
 
 
 # -- whether it works here
@@ -422,17 +460,20 @@ def probe() -> Availability:
         except Exception as error:
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             remedy = _remedy()
-            return Availability(False, f"{what}: {said}; {remedy}", {**details, "missing": remedy})
+            lacking = {"missing": f"{what}: {said}", "install": remedy}
+            return Availability(False, f"{what}: {said}; {remedy}", details | lacking)
     return Availability(True, f"a GPU is there: {details['GPU 0']}", details)
 
 
 def _driver() -> Mapping[str, str]:
     """Asked before CuPy is imported: without a driver that would be time lost."""
-    return {"driver": f"for CUDA {_cuda_version(_driver_version())}"}
+    newest = f"for CUDA up to {_cuda_version(driver_version())}"
+    return {"driver": f"{_driver_release()}, {newest}".removeprefix(", ")}
 
 
 def _cupy() -> Mapping[str, str]:
-    return {"CuPy": _import_cupy().__version__}
+    cupy = _import_cupy()
+    return {"CuPy": cupy.__version__, "CUDA": _cuda_version(cupy.cuda.runtime.runtimeGetVersion())}
 
 
 def _gpus() -> Mapping[str, str]:
@@ -444,7 +485,10 @@ def _gpus() -> Mapping[str, str]:
     for index in range(count):
         facts = runtime.getDeviceProperties(index)
         name = facts["name"].decode()
-        found[f"GPU {index}"] = f"{name}, compute capability {facts['major']}.{facts['minor']}"
+        found[f"GPU {index}"] = (
+            f"{name}, compute capability {facts['major']}.{facts['minor']}, "
+            f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
+        )
     return found
 
 
@@ -452,7 +496,7 @@ def _memory() -> Mapping[str, str]:
     device = _device(0)
     with device.active():
         device.allocate(256)
-        return {"free": f"{device.free_nbytes() / 2**30:.1f} GiB"}
+        return {"free": f"{device.free_nbytes() / 2**30:.1f} GiB of GPU 0"}
 
 
 def _compiler() -> Mapping[str, str]:
@@ -502,12 +546,14 @@ def _import_cupy() -> Any:
     return cupy
 
 
-def _driver_version() -> int:
-    """The newest CUDA that the driver runs: 13000 for 13.0."""
-    version = ctypes.c_int()
-    if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
-        raise RuntimeError("it does not tell its version")
-    return version.value
+def _driver_release() -> str:
+    """The driver's own version, such as 580.65.06; "" where the kernel does not tell it."""
+    try:
+        said = DRIVER_FILE.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", said)
+    return found.group() if found else ""
 
 
 def _cuda_version(number: int) -> str:
@@ -517,7 +563,7 @@ def _cuda_version(number: int) -> str:
 def _remedy() -> str:
     """The command that installs what the driver can run, or what there is to do before."""
     try:
-        extra = "cuda12" if _driver_version() < 13000 else "cuda13"
+        extra = "cuda12" if driver_version() < 13000 else "cuda13"
     except (OSError, RuntimeError):
-        return "needs an NVIDIA GPU with its driver, then: pip install 'graphc[cuda13]'"
+        return NO_DRIVER
     return f"run: pip install 'graphc[{extra}]'"

@@ -24,7 +24,14 @@ class DeviceMemoryError(GraphcError):
 
 
 class DeviceError(GraphcError, RuntimeError):
-    """The device, or a library of its, has failed; what was being computed is lost."""
+    """The device, or a library of its, has failed; what was being computed is lost.
+
+    `late`: not what was asked for now has failed, but work that was asked for before.
+    """
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Facts:
     arch: str  # "sm_90"
     multiprocessors: int
     versions: tuple[tuple[str, str], ...] = ()  # of driver, runtime, NVRTC, cuBLASLt
+    timed: bool = False  # whether its times tell which of two ways is the faster one
 
 
 class Block(Protocol):

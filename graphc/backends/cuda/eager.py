@@ -15,8 +15,11 @@ import numpy as np
 from graphc.backends.base import Options
 from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.device import Device, Event
+from graphc.backends.cuda.device_peaks import device_peaks
+from graphc.backends.cuda.faults import told, waiting, watched
 from graphc.backends.cuda.parameters import Parameters
 from graphc.backends.interrupts import uninterrupted
+from graphc.backends.peaks import Peaks
 from graphc.evaluate import evaluate_all
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
@@ -41,10 +44,13 @@ class EagerRunner:
         self._kernel_of = {n: i for i, kernel in enumerate(program.kernels) for n in kernel.nodes}
         self._inputs = [(options.inputs.index(n.name), n) for n in self.graph.inputs]
         self.parameters = Parameters(program, device, ())
-        self.parameters.find()
+        self._work = watched(device, options.name, program)
+        with told(device):
+            self.parameters.find()
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
-        with self.parameters.held():
+        self._work.pending = True
+        with told(self.device), self.parameters.held():
             return self._run(inputs, lambda values: self._evaluate(values, draws))
 
     def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
@@ -65,7 +71,7 @@ class EagerRunner:
         found = [[0.0] * repeat for _ in self.program.kernels]
         for run in range(repeat):
             marks: list[tuple[Node, Event, Event]] = []
-            with self.parameters.held():
+            with told(self.device), self.parameters.held():
                 self._run(inputs, lambda values, m=marks: self._evaluate_timed(values, draws, m))
                 self.device.synchronize()
             for node, start, end in marks:
@@ -75,8 +81,22 @@ class EagerRunner:
 
     def synchronize(self) -> None:
         """Wait for the device."""
-        with self.device.active():
+        with self.device.active(), waiting(self.device):
             self.device.synchronize()
+
+    def peaks(self) -> Peaks:
+        """What the device reaches at most."""
+        return device_peaks(self.device, self._product)
+
+    def _product(self, n: int) -> Callable[[], None]:
+        """What multiplies two random matrices [n, n]."""
+        values = np.random.default_rng(0).standard_normal((n, n), np.float32)
+        a, b, c = (self.xp.array(values) for _ in range(3))
+
+        def work() -> None:
+            self.xp.matmul(a, b, out=c)
+
+        return work
 
     @contextmanager
     def unchanged(self) -> Generator[None]:

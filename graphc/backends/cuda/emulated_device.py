@@ -15,13 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from graphc.backends.cuda.cublaslt import WORKSPACE_NBYTES, CublasLt, Multiplier
+from graphc.backends.cuda.cublaslt import (
+    ELEMENT_NBYTES,
+    WORKSPACE_NBYTES,
+    CublasLt,
+    Multiplier,
+    extents,
+)
 from graphc.backends.cuda.device import Event, Facts
 from graphc.backends.cuda.emulated_memory import EmulatedBlock, EmulatorError, Memory, view
 from graphc.backends.cuda.emulated_module import ORDERS, Kernel, Module
 from graphc.backends.cuda.libraries import load_stand_in
 from graphc.codegen.launches import Product
-from graphc.ir.tensor_type import DType, as_dtype
+from graphc.ir.tensor_type import DType
 
 Work = Callable[[], None]
 
@@ -36,7 +42,7 @@ class EmulatedDevice:
     """
 
     name = "emulator"
-    facts = Facts("emulated on the CPU", "sm_90", 4)
+    facts = Facts("a device emulated on the CPU", "sm_90", 4)
 
     def __init__(
         self,
@@ -140,6 +146,9 @@ class EmulatedDevice:
         def work(a: int, b: int, c: int, bias: int) -> None:
             for address, nbytes in zip((a, b, c), extents(product), strict=True):
                 self.memory.check(address, nbytes, "an operand of a product")
+            if bias:
+                nbytes = product.n * ELEMENT_NBYTES[product.result]
+                self.memory.check(bias, nbytes, "the bias of a product")
             multiply(a, b, c, bias)
 
         return lambda a, b, c, bias: self._do(partial(work, a, b, c, bias))
@@ -247,18 +256,3 @@ def _flat(array: np.ndarray) -> np.ndarray:
     if not array.flags.c_contiguous:
         raise EmulatorError("an array of the host that is copied has to be C-contiguous")
     return array.reshape(-1).view(np.uint8)
-
-
-def extents(product: Product) -> tuple[int, int, int]:
-    """Bytes from the first to the last element of a, b and c."""
-    p = product
-    stored = (
-        ((p.k, p.m) if p.a_transposed else (p.m, p.k), p.a_row, p.a_step, p.dtype),
-        ((p.n, p.k) if p.b_transposed else (p.k, p.n), p.b_row, p.b_step, p.dtype),
-        ((p.m, p.n), p.c_row, p.c_step, p.result),
-    )
-    a, b, c = (
-        ((p.batch - 1) * step + (rows - 1) * row + columns) * as_dtype(dtype).itemsize
-        for (rows, columns), row, step, dtype in stored
-    )
-    return a, b, c

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from graphc.backends.cuda.device import Block, Device
+from graphc.backends.cuda.device import Block, Device, DeviceError
+from graphc.backends.cuda.faults import invalidate, waiting
 from graphc.backends.host_memory import slab_storages
 from graphc.backends.interrupts import uninterrupted
 from graphc.codegen.tables import Slot
@@ -29,7 +30,7 @@ class DeviceValue:
 
     def read(self, into: np.ndarray) -> None:
         if into.nbytes:
-            with self.device.active():
+            with self.device.active(), waiting(self.device):
                 self.device.download(into, self.address)
 
     def write(self, value: np.ndarray) -> None:
@@ -75,8 +76,11 @@ class Parameters:
                         saved = [self._saved(param) for param in self.updates]
                     try:
                         yield
-                    finally:
-                        uninterrupted(partial(self._restore, saved))
+                    except BaseException:
+                        with suppress(DeviceError):  # what went wrong before tells more
+                            uninterrupted(partial(self._restore, saved))
+                        raise
+                    uninterrupted(partial(self._restore, saved))
                     return
             self._look_again()
 
@@ -88,19 +92,24 @@ class Parameters:
         return block
 
     def _restore(self, saved: Sequence[Block | None]) -> None:
-        with self.device.active():
-            for param, block in zip(self.updates, saved, strict=True):
-                if block is not None:
-                    home = param.storage.away
-                    assert isinstance(home, DeviceValue)
-                    self.device.copy(home.address, block.address, param.type.nbytes)
-                param.storage.invalid = ""  # a call that failed midway has done no harm
-            self.device.synchronize()
+        try:
+            with self.device.active(), waiting(self.device):
+                for param, block in zip(self.updates, saved, strict=True):
+                    if block is not None:
+                        home = param.storage.away
+                        assert isinstance(home, DeviceValue)
+                        self.device.copy(home.address, block.address, param.type.nbytes)
+                self.device.synchronize()
+        except DeviceError as error:
+            self.invalidate(error)
+            raise
+        for param in self.updates:
+            param.storage.invalid = ""  # a call that failed midway has done no harm
 
     def invalidate(self, error: BaseException) -> None:
         """A step failed midway: the values that it was to update count as lost."""
         for param in self.updates:
-            param.storage.invalidate(f"{error!r} stopped an update midway")
+            invalidate(param, error)
 
     def _is_current(self) -> bool:
         return self._changes == Storage.changes

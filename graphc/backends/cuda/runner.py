@@ -9,9 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.backends.base import Options
-from graphc.backends.cuda.device import Device
-from graphc.backends.cuda.launching import Launches
+from graphc.backends.cuda.device import Device, DeviceError
+from graphc.backends.cuda.device_peaks import device_peaks
+from graphc.backends.cuda.faults import describe_kernel, tell, told, waiting, watched
+from graphc.backends.cuda.launching import Decide, Launches
 from graphc.backends.cuda.memory import DeviceMemory
+from graphc.backends.cuda.tuning import Budget, Tuning
 from graphc.backends.cuda.ways import (
     FUNCTIONS,
     Direct,
@@ -21,12 +24,14 @@ from graphc.backends.cuda.ways import (
     reason,
     results_of,
 )
-from graphc.codegen.launches import Launch
+from graphc.backends.peaks import Peaks
+from graphc.codegen.launches import Choice, Launch
 from graphc.codegen.sources import splice
 from graphc.ir.philox import MASK, Draws
 from graphc.schedule.records import Program
 
 STATE_NBYTES = 16
+MOST_EPILOGUES = 4  # in a note
 STEP = '#include "step.cuh"\n'
 
 
@@ -45,6 +50,9 @@ class Printed(Protocol):
     @property
     def partials(self) -> tuple[int, ...]: ...
 
+    @property
+    def choices(self) -> tuple[Choice, ...]: ...
+
 
 class CudaRunner:
     """A program on a device."""
@@ -54,12 +62,17 @@ class CudaRunner:
     ) -> None:
         self.device = device
         self.source, self.kernel_sources = printed.text, printed.kernel_sources
-        self._kernel_of = [launch.kernel for launch in printed.launches]
         self._state: tuple[int, int] | None = None  # seed and step that the device has
         self._reason = reason(program)
         with device.active():
             functions = device.load(splice(f"{printed.text}\n{STEP}"))
-            launches = Launches(device, printed.launches, functions)
+            launches = Launches(
+                device, printed.launches, functions, printed.choices,
+                lambda number: describe_kernel(program.kernels[number]),
+                self._tuning(program, options) if device.facts.timed else None,
+            )  # fmt: skip
+            if not device.facts.timed:  # a fixed rule, by which the emulator runs epilogues
+                launches.take(launches.choices)
         self.memory = DeviceMemory(program, device, options, printed.partials)
         self._parts = Parts(
             program, device, self.memory, launches,
@@ -69,7 +82,15 @@ class CudaRunner:
             bool(options.numbers), self.memory.rooms.take(STATE_NBYTES),
         )  # fmt: skip
         self._way = (Replayed if is_replayed(program) else Direct)(self._parts)
-        self.memory.allocate()
+        self._work = watched(device, options.name, program)
+        self._walked = False  # kernel by kernel
+        with told(device):
+            self.memory.allocate()
+
+    def _tuning(self, program: Program, options: Options) -> Decide:
+        """What chooses between launches by the clock."""
+        budget: Budget = options.shared.setdefault("tuning", Budget())
+        return Tuning(self.device, program, budget)
 
     @property
     def scratch_nbytes(self) -> int:
@@ -78,39 +99,60 @@ class CudaRunner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether steps are replayed, and why."""
-        return (self._way.why_not or self._reason,)
+        """Whether steps are replayed, and why; which products have an epilogue."""
+        notes = (self._way.why_not or self._reason,)
+        launches = self._parts.launches
+        if launches.undecided:
+            return *notes, f"{launches.undecided} epilogues to be timed by the first call"
+        products = [launches.choices[i] for i in launches.taken]
+        found = [f"{p.product.epilogue} in k{p.kernel}" for p in products[:MOST_EPILOGUES]]
+        found += [f"{len(products) - len(found)} more"] * (len(products) > len(found))
+        return (*notes, f"epilogues: {', '.join(found)}") if found else notes
 
     def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
-        with self.memory.held():
-            self._set_state(draws)
-            results = self._way.run(inputs)
-            self._state = draws.seed, draws.step + 1
+        self._work.pending = True
+        try:
+            with self.memory.held():
+                self._set_state(draws)
+                results = self._way.run(inputs)
+                self._state = draws.seed, draws.step + 1
+        except DeviceError as error:
+            tell(self.device, error)
+            raise
         return results
 
     def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
         """`count` steps, on the slices of the inputs along their leading axis."""
-        with self.memory.held():
+        self._work.pending = True
+        with told(self.device), self.memory.held():
             self._set_state(draws)
             results = self._way.run_many(inputs, count)
             self._state = draws.seed, draws.step + count
         return results
 
     def time_kernels(self, inputs: Sequence[Any], draws: Draws, repeat: int) -> list[list[float]]:
-        """The device's seconds for each kernel in each of `repeat` runs, its launches added up."""
+        """The device's seconds for each kernel in each of `repeat` runs, its launches added up; 0
+        for one that a product does as its epilogue. In the first run of all, each launch is waited
+        for, so that a fault names its kernel."""
         found = [[0.0] * repeat for _ in self.kernel_sources]
+        self._work.pending = True
         for run in range(repeat):
-            with self.memory.held():
+            with told(self.device), self.memory.held():
                 self._set_state(draws)
-                seconds = self._way.time(inputs)
+                seconds = self._way.time(inputs, waits=not self._walked)
+                self._walked = True
                 self._state = draws.seed, draws.step  # which was not counted
-            for kernel, taken in zip(self._kernel_of, seconds, strict=True):
-                found[kernel][run] += taken
+            for launch, taken in zip(self._parts.launches.chosen, seconds, strict=True):
+                found[launch.kernel][run] += taken
         return found
+
+    def peaks(self) -> Peaks:
+        """What the device reaches at most."""
+        return device_peaks(self.device)
 
     def synchronize(self) -> None:
         """Wait for the device."""
-        with self.device.active():
+        with self.device.active(), waiting(self.device):
             self.device.synchronize()
 
     @contextmanager

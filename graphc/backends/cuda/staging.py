@@ -9,6 +9,7 @@ still being copied.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,12 @@ class Staging:
         berth.event.wait()
         berth.keep.clear()
         return berth
+
+    def __del__(self) -> None:
+        """Page-locked memory is given to the next who asks, whatever is still copied from it."""
+        for berth in getattr(self, "_berths", ()):
+            with contextlib.suppress(Exception):  # the end of the process, or a lost device
+                berth.event.wait()
 
     def _berth(self, device: Device) -> Berth:
         block = device.pinned(self.nbytes)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.backends.cuda.arrays import DeviceArray
-from graphc.backends.cuda.device import Block, Device, Recording
+from graphc.backends.cuda.device import Block, Device, DeviceError, Event, Recording
 from graphc.backends.cuda.launching import Call, Launches
 from graphc.backends.cuda.memory import ALIGNMENT, DeviceMemory
 from graphc.backends.cuda.staging import WORD, Berth, Staging
@@ -105,8 +105,9 @@ class Way(Protocol):
         """One step for each index of the leading axes."""
         ...
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
-        """One step without results and without counting it: the seconds of each launch."""
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
+        """One step without results and without counting it: the seconds of each launch. With
+        `waits`, each is waited for, and a fault names its kernel."""
         ...
 
 
@@ -139,15 +140,27 @@ def in_turn(calls: Sequence[Call]) -> None:
         call()
 
 
-def timed(device: Device, calls: Sequence[Call]) -> list[float]:
-    """The same; the device's seconds for each."""
+def timed(device: Device, calls: Sequence[Call], names: Sequence[str], waits: bool) -> list[float]:
+    """The same; the device's seconds for each. With `waits`, each is waited for, and a fault tells
+    the name of the one that has failed."""
+    if waits:
+        device.synchronize()  # what fails here was there before
     events = [device.event() for _ in range(len(calls) + 1)]
     events[0].record()
-    for call, event in zip(calls, events[1:], strict=True):
+    for call, event, name in zip(calls, events[1:], names, strict=True):
         call()
         event.record()
+        if waits:
+            _wait(event, name)
     device.synchronize()
     return [end.seconds_since(start) for start, end in pairwise(events)]
+
+
+def _wait(event: Event, name: str) -> None:
+    try:
+        event.wait()
+    except DeviceError as error:
+        raise DeviceError(f"{name} failed: {error}") from error
 
 
 # -- one recording
@@ -190,11 +203,11 @@ class Replayed:
         self._rooms = memory.rooms.take(2 * WORD * self.staging.words)
         self._version = -1
         self._ran = False
-        self._recordings: dict[tuple[int, bool], Recording] = {}
+        self._recordings: dict[tuple[int, bool, bool], Recording] = {}
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         arrays, addresses = self.parts.fresh()
-        recording = self._recording(1, counting=False)
+        recording = self._recording(1, counting=False, fetching=_any_on_device(inputs))
         berth = self._stage(inputs, addresses)
         self.parts.replay(recording)
         self._ran = True
@@ -209,9 +222,9 @@ class Replayed:
         def steps() -> None:
             left = count
             while left:
-                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.launches))))
+                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.chosen))))
                 together = most if self._ran and left >= most else 1
-                self._recording(together, counting=True).replay()
+                self._recording(together, counting=True, fetching=bool(given)).replay()
                 self._ran = True
                 left -= together
 
@@ -219,14 +232,15 @@ class Replayed:
         berth.event.record()
         return arrays
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
         fetch, deliver, launches, _ = self._calls()
         berth = self._stage(inputs, [0] * len(self.parts.results))
         found: list[float] = []
 
         def step() -> None:
             in_turn([*fetch, *deliver])
-            found.extend(timed(self.parts.device, launches))
+            names = self.parts.launches.names()
+            found.extend(timed(self.parts.device, launches, names, waits))
 
         self.parts.run(step)
         berth.event.record()
@@ -258,18 +272,22 @@ class Replayed:
 
     # -- recordings
 
-    def _recording(self, steps: int, counting: bool) -> Recording:
-        """A number of steps, which the device counts if there are draws or several steps."""
+    def _recording(self, steps: int, counting: bool, fetching: bool) -> Recording:
+        """A number of steps. The device counts them if there are draws or several steps, and
+        fetches inputs if it has any: those of the host come with the table. The very first step
+        does both, so that all functions are loaded."""
         fetch, deliver, launches, after = self._calls()
-        found = self._recordings.get((steps, counting))
+        key = steps, counting, fetching
+        found = self._recordings.get(key)
         if found is not None:
             return found
-        step = [*fetch, *deliver, *launches, *after]
-        if counting or self.parts.draws:
+        first = not self._ran
+        step = [*(fetch if fetching or first else ()), *deliver, *launches, *after]
+        if counting or self.parts.draws or first:
             step.append(self._advance)
-        if not self._ran:
+        if first:
             return InTurn(step * steps)
-        found = self._recordings[steps, counting] = self._recorded(step * steps)
+        found = self._recordings[key] = self._recorded(step * steps)
         return found
 
     def _recorded(self, calls: Sequence[Call]) -> Recording:
@@ -309,18 +327,24 @@ class Replayed:
             arguments = (
                 rooms + 2 * WORD * first, table + WORD * (1 + first), table, len(group)
             )  # fmt: skip
-            nbytes = sum(map(buffer_nbytes, group))
-            calls.append([self._mover(name, arguments, nbytes)] if nbytes else [])
+            largest = max(map(buffer_nbytes, group), default=0)
+            calls.append([self._mover(name, arguments, largest)] if largest else [])
             first += len(group)
         state = parts.memory.address(parts.state)
         self._advance = parts.device.launcher(parts.functions["gx_advance"], 1, 1, (state, table))
         return calls[0], calls[1], parts.launches.bind(at, state), calls[2]
 
-    def _mover(self, name: str, arguments: Sequence[int], nbytes: int) -> Call:
-        """A launch that copies so many bytes, 16 with each thread in a go."""
-        device = self.parts.device
-        blocks = min(-(-nbytes // (16 * THREADS)), 2 * device.facts.multiprocessors)
+    def _mover(self, name: str, arguments: Sequence[int], largest: int) -> Call:
+        """A launch that copies some arrays, the largest of so many bytes: each has its own blocks,
+        whose threads copy 16 bytes in a go."""
+        device, count = self.parts.device, arguments[-1]
+        most = max(1, 8 * device.facts.multiprocessors // count)
+        blocks = count * min(-(-largest // (16 * THREADS)), most)
         return device.launcher(self.parts.functions[name], blocks, THREADS, arguments)
+
+
+def _any_on_device(inputs: Sequence[Any]) -> bool:
+    return any(isinstance(given, DeviceArray) for given in inputs)
 
 
 def _on_device(device: Device, array: Any) -> DeviceArray:
@@ -363,12 +387,13 @@ class Direct:
         self._keep(inputs)
         return arrays
 
-    def time(self, inputs: Sequence[Any]) -> list[float]:
+    def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
         parts = self.parts
         arrays, addresses = parts.fresh()
         _, launches, _ = self._calls(inputs, addresses)
         found: list[float] = []
-        parts.run(lambda: found.extend(timed(parts.device, launches)))
+        names = parts.launches.names()
+        parts.run(lambda: found.extend(timed(parts.device, launches, names, waits)))
         del arrays  # until here the launches wrote to them
         return found
 
