@@ -1,0 +1,1 @@
+"""Training: data, optimizers, schedules, the loop and what it saves."""
