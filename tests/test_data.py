@@ -4,9 +4,11 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -208,34 +210,51 @@ def test_what_the_thread_raises_is_raised_in_its_place() -> None:
     assert prefetchers() == []
 
 
-def leave_by_break(batches: Batches) -> None:
+@dataclass(frozen=True)
+class Slow(Augmentation):
+    """Takes its time."""
+
+    def apply(self, images: Array, labels: Array, rng: object) -> tuple[Array, Array]:  # noqa: ARG002
+        time.sleep(0.03)
+        return images, labels
+
+
+def leave_by_break(batches: Batches, seconds: float) -> None:
     for _ in batches:
+        time.sleep(seconds)
         break
 
 
-def leave_by_error(batches: Batches) -> None:
+def leave_by_error(batches: Batches, seconds: float) -> None:
     with suppress(KeyError):
         for _ in batches:
+            time.sleep(seconds)
             raise KeyError
 
 
-def leave_by_closing(batches: Batches) -> None:
+def leave_by_closing(batches: Batches, seconds: float) -> None:
     made: Any = iter(batches)
     next(made)
+    time.sleep(seconds)
     assert len(prefetchers()) == 1
     made.close()
 
 
-def leave_unstarted(batches: Batches) -> None:
+def leave_unstarted(batches: Batches, seconds: float) -> None:
     iter(batches)
+    time.sleep(seconds)
 
 
 @pytest.mark.parametrize(
     "leave", [leave_by_break, leave_by_error, leave_by_closing, leave_unstarted]
 )
-def test_the_thread_ends_with_its_reader(leave: Callable[[Batches], None]) -> None:
-    leave(Batches(X, Y, 1, prefetch=2))
-    gc.collect()
+@pytest.mark.parametrize(  # the thread is at work, or waits for room
+    ("chain", "seconds"), [([Slow()], 0), ([], 0.05)], ids=["working", "waiting"]
+)
+def test_the_thread_ends_with_its_reader(
+    leave: Callable[[Batches, float], None], chain: list[Augmentation], seconds: float
+) -> None:
+    leave(Batches(X, Y, 1, (2, 3), chain, prefetch=2), seconds)
     assert prefetchers() == []
 
 
@@ -302,11 +321,21 @@ def test_classes_keep_their_shares_to_within_a_sample() -> None:
             assert abs(len(labels) - fraction * 400) < 2
 
 
+def test_whole_shares_are_met_exactly() -> None:
+    y = np.array([0] * 3 + [1] * 10)
+    parts = split(np.zeros((13, 1)), y, [0.5, 0.25, 0.25])  # 1.5 and 5 of the first
+    assert np.bincount(parts[0][1]).tolist() == [1, 5]
+    y = np.array([0] * 12 + [1] * 100)
+    parts = split(np.zeros((len(y), 1)), y, [0.29, 0.355, 0.355])
+    assert (parts[0][1] == 1).sum() == 29  # 0.29 * 100 is a little less
+
+
 def test_a_split_is_a_function_of_its_seed() -> None:
     y = Y % 4
     one, two, other = (split(X, y, [0.8, 0.2], seed=seed) for seed in (5, 5, 6))
     assert same(iter(one), iter(two))
-    assert not same(iter(one), iter(other))
+    assert set(one[1][0][:, 0]) != set(other[1][0][:, 0])
+    assert set(one[1][0][:, 0]) != set(X[80:, 0])
 
 
 def test_regression_splits_without_classes() -> None:
@@ -376,6 +405,8 @@ def test_an_unfitted_scaler_has_a_state_too() -> None:
 NAN = X.copy()
 NAN[97, 4] = np.nan
 INFINITE = np.where(Y == 3, np.inf, 1.0)
+LONG = np.zeros((400_000, 2), np.float32)  # several blocks
+LONG[-2, 1] = np.nan
 ROWS = np.full((N, 4), 0.25, np.float32)
 
 
@@ -400,6 +431,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: check_data(3, Y), "x is a single value; need one row per sample"),
     (lambda: check_data(NAN, Y), "x[97, 4] is nan; every value must be finite"),
     (lambda: check_data(NAN.astype(ml_dtypes.bfloat16), Y), "x[97, 4] is nan"),
+    (lambda: check_data(LONG, LONG[:, 0]), "x[399998, 1] is nan"),
+    (lambda: check_data(LONG[:, 0], np.arange(400_000), 399_999), "y[399999] is 399999"),
     (lambda: check_data(X, INFINITE), "y[3] is inf; every value must be finite"),
     (lambda: check_data(X.astype(str), Y), "need real numbers"),
     (lambda: check_data(X * 1j, Y), "x is complex64[100,6]; need real numbers"),
