@@ -31,7 +31,7 @@ class Augmentation:
 
     fill: float = 0  # what stands where no pixel of the image is
 
-    def check(self, images: Array, labels: Array) -> None:  # noqa: ARG002 (Mixup reads labels)
+    def check(self, images: Array, labels: Array) -> None:
         """Raise gx.InputError unless such images, with these labels, can be changed."""
         who = type(self).__name__
         if images.ndim not in (3, 4):
@@ -130,7 +130,9 @@ class Flip(Augmentation):
 
     def __post_init__(self) -> None:
         if not (self.horizontal or self.vertical):
-            raise gx.InputError("Flip: horizontal and vertical are False; need at least one of them")
+            raise gx.InputError(
+                "Flip: horizontal and vertical are False; need at least one of them"
+            )
         real("Flip", "probability", self.probability, 0, 1, above=True)
 
     def apply(self, images: Array, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -115,7 +115,9 @@ def shape_of_images(
             )
         return x.shape[1:]
     if not isinstance(image_shape, Sequence) or len(image_shape) not in (2, 3):
-        raise gx.InputError(f"{who}: image_shape is {image_shape!r}; need (h, w) or (h, w, channels)")
+        raise gx.InputError(
+            f"{who}: image_shape is {image_shape!r}; need (h, w) or (h, w, channels)"
+        )
     shape = tuple(whole(who, "image_shape", extent, 1) for extent in image_shape)
     if x.shape[1:] not in (shape, (math.prod(shape),)):
         raise gx.InputError(
