@@ -5,7 +5,7 @@
 #
 # From the root of the checkout; nothing is installed. Each part takes less than nine minutes. Files:
 # facts.txt; tests.txt; sanitize.txt; peers.json, bench.json, sweep.json, sweep.png, tables.md. The
-# status is 1 if a part failed, and 0 where there is no GPU: then every file says "not available".
+# status is 1 if a part or Python failed, and 0 where there is no GPU: then every file says "not available".
 
 set -u
 
@@ -73,12 +73,16 @@ PROGRAM
     } >"$OUT/facts.txt" 2>&1
 }
 
-# Why the backend cuda cannot run here; nothing if it can.
+# Why the backend cuda cannot run here; nothing if it can. Fails where Python or graphc does.
 reason() {
-    timeout 60 "$PYTHON" -c '
+    local said status
+    said=$(timeout 60 "$PYTHON" -c '
 import graphc
 found = graphc.devices()["cuda"]
-print("" if found.usable else found.reason)' 2>&1 | tail -n 1
+print("" if found.usable else found.reason)' 2>&1)
+    status=$?
+    echo "$said" | tail -n 1
+    return $status
 }
 
 # The tests marked `gpu`, and those of all backends, on cuda.
@@ -131,7 +135,10 @@ bench() {
 }
 
 facts
-WHY=$(reason)
+if ! WHY=$(reason); then
+    echo "gpu_check: FAILED: $PYTHON does not run graphc: $WHY"
+    exit 1
+fi
 if [ -n "$WHY" ]; then
     for part in $PARTS; do
         case $part in

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,19 @@ def tables(results: Results) -> list[Table]:
     return found
 
 
+def when(facts: Mapping[str, Any]) -> list[str]:
+    """The date, and the revision where there is a checkout."""
+    revision = facts["revision"]
+    return [facts["date"], *([f"revision {revision}"] if revision else [])]
+
+
 def markdown(results: Results) -> str:
     """The same as Markdown, with the machine that it holds for."""
     facts = results["machine"]
     peers = [f"{c['title']} {c['version']}" for c in _there(results) if c["kind"] == "peer"]
     machine = ", ".join([
         facts["processor"], f"{facts['cores']} cores", f"Python {facts['python']}",
-        f"NumPy {facts['numpy']} ({facts['blas']})", *peers, facts["date"],
-        f"revision {facts['revision']}",
+        f"NumPy {facts['numpy']} ({facts['blas']})", *peers, *when(facts),
     ])  # fmt: skip
     parts = [f"Measured on {machine}."]
     if results.get("gpu"):

@@ -9,7 +9,7 @@ peers are measured there; the step by hand in NumPy is then compared with only, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -94,10 +94,31 @@ def run(
         "left out": [],
     }
     path = results_path(out, results, "bench")
+    _measure(chosen, contestants, results, path, console, on_gpu, seconds)
+    path.with_suffix(".md").write_text(report.markdown(results) + "\n")
+    for table in report.tables(results):
+        console.print(table)
+    for line in report.left_out(results):
+        console.print(line)
+    console.print(f"written to {path} and {path.with_suffix('.md')}")
+    if any("median" in c for row in results["steps"] for c in row["columns"].values()):
+        draw(plot.draw, results, path, out, picture, console)
+    elif picture:
+        console.print("not drawn: nothing was timed")
+    wrong = [row["wrong"] for row in results["steps"] if row["wrong"]]
+    if wrong:
+        raise gx.GraphcError("; ".join(wrong))
+
+
+def _measure(
+    cases: Sequence[str], contestants: Sequence[Contestant], results: Results, path: Path,
+    console: Console, on_gpu: bool, seconds: float | None,
+) -> None:  # fmt: skip
+    """Case by case, written as it goes: a long run may be cut short."""
     deadline = None if seconds is None else monotonic() + seconds
     longest = RACE_ON_GPU if on_gpu else RACE
     longest = longest if seconds is None else min(longest, seconds / SHARE)
-    for name in chosen:
+    for name in cases:
         if deadline is not None and monotonic() > deadline:
             results["left out"].append(name)
             continue
@@ -108,25 +129,20 @@ def run(
                 results["steps"].append(compare(name, contestants, race))
             else:
                 results["compile"][name] = compile_time.PARTS[name](contestants)
-        write(path, results)  # as it goes: a long run may be cut short
+        write(path, results)
     write(path, results)
-    path.with_suffix(".md").write_text(report.markdown(results) + "\n")
-    for table in report.tables(results):
-        console.print(table)
-    for line in report.left_out(results):
-        console.print(line)
-    console.print(f"written to {path} and {path.with_suffix('.md').name}")
-    timed = any("median" in c for row in results["steps"] for c in row["columns"].values())
-    if not picture and is_folder(out) and timed:
+
+
+def draw(
+    plotted: Callable[[Results, str | Path], None], results: Results, path: Path,
+    out: str | Path | None, picture: str | Path | None, console: Console,
+) -> None:  # fmt: skip
+    """Draw to the file that was asked for, or beside results that go to a folder."""
+    if not picture and is_folder(out):
         picture = plot.beside(path, console)
-    if picture and not timed:
-        console.print("not drawn: nothing was timed")
-    elif picture:
-        plot.draw(results, picture)
+    if picture:
+        plotted(results, picture)
         console.print(f"drawn to {picture}")
-    wrong = [row["wrong"] for row in results["steps"] if row["wrong"]]
-    if wrong:
-        raise gx.GraphcError("; ".join(wrong))
 
 
 def compare(case: str, contestants: Sequence[Contestant], race: Race) -> Results:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -35,7 +35,6 @@ SHARE = 60  # of the time for all: a step that takes longer than this part of it
 LONGEST = 1.0  # seconds; the same
 RACE = 0.3  # seconds that the slowest is timed for
 Results = dict[str, Any]
-Seconds = Mapping[str, float]
 
 WAITED, QUEUED = "each call waited for", "calls queued, or many steps a call"
 
@@ -75,12 +74,8 @@ def run(
         console.print(report.filled(Table(*header, title=title), table))
     for note in notes(results):
         console.print(note, markup=False)
-    console.print(f"written to {path} and {path.with_suffix('.md').name}")
-    if not picture and runner.is_folder(out):
-        picture = plot.beside(path, console)
-    if picture:
-        draw(results, picture)
-        console.print(f"drawn to {picture}")
+    console.print(f"written to {path} and {path.with_suffix('.md')}")
+    runner.draw(draw, results, path, out, picture, console)
     wrong = [what for point in results["points"] for what in point["wrong"]]
     if wrong:
         raise gx.GraphcError("; ".join(wrong))
@@ -237,7 +232,7 @@ def markdown(results: Results) -> str:
     gpu = "; ".join(f"{what}: {found}" for what, found in results["gpu"].items())
     parts = [
         f"Measured on {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
-        f"NumPy {facts['numpy']}, {facts['date']}, revision {facts['revision']}.",
+        f"NumPy {facts['numpy']}, {', '.join(report.when(facts))}.",
         *([gpu] if gpu else []), *notes(results),
     ]  # fmt: skip
     for title, header, rows in tables(results):

@@ -54,7 +54,8 @@ def compile(
     `outputs`: a node, a list or a dict of nodes; a call returns the same structure. `updates`: new
     values of parameters, applied together after all outputs were computed from the old values.
     `backend`: "auto" or one by name. `sizes` compiles at once for these symbolic sizes.
-    `precision`: of matrix products on a GPU; a CPU always computes in the nodes' dtype.
+    `precision`: of float32 matrix products on a GPU; ignored by native and numpy, which always
+    compute in the nodes' dtype.
     `training`: whether dropout is on; None means if there are updates. `seed`: of the random draws.
     `rules` switches rewrite rules over their defaults. `threads`: None for all cores. `check`
     compares every stage with node-by-node evaluation at each call and stops at the first non-finite

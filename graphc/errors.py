@@ -29,6 +29,25 @@ class BackendUnavailable(GraphcError, RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 
+class DeviceMemoryError(GraphcError, MemoryError):
+    """The device has not as many free bytes as a program needs; nothing has run."""
+
+
+class DeviceError(GraphcError, RuntimeError):
+    """The device, or a library of its, has failed; what was being computed is lost.
+
+    `late`: not what was asked for now has failed, but work that was asked for before.
+    """
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+
+
+class EmulatorError(GraphcError, RuntimeError):
+    """A kernel, or another work of the emulated device, did what it must not do."""
+
+
 class NonFiniteError(GraphcError, ArithmeticError):
     """A NaN or an infinity appeared while checking was on."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from graphc.backends import Choice
 from graphc.backends.base import Measuring, Repeating, Runner
+from graphc.backends.interrupts import uninterrupted
 from graphc.backends.peaks import measure_peaks
 from graphc.checking import Check
 from graphc.errors import CompileError, InputError
@@ -35,7 +36,7 @@ MAX_SPECIALISATIONS = 8
 Sizes = tuple[tuple[str, int], ...]
 T = TypeVar("T")
 Spec = tuple[str, tuple[int | Dim, ...], DType]  # of an input
-STEPS = "steps_of_run_many"  # the size of the leading axis
+STEPS = "k steps"  # the size of the leading axis; no size of a user's can have this name
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,7 @@ class Executable:
         given = named if inputs is None else _by_name(inputs, named)
         with self._lock:
             arrays, chosen = self._choose(given, self._admit)
-            results = self._run(chosen, arrays)
-            if self._numbers:
-                self._advance(1)
+            results = self._step_of(chosen, arrays)
         return self._pack(results)
 
     def run_many(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
@@ -156,11 +155,23 @@ class Executable:
             (arrays, count), chosen = self._choose(given, self._admit_many)
             runner = chosen.runner
             if isinstance(runner, Repeating) and self._check is None:
-                results = runner.run_many(arrays, self._draws, count)
-                self._advance(count)
+                results = runner.run_many(arrays, self._draws, count, self._advance)
             else:
                 results = self._run_each(chosen, arrays, count)
         return self._pack(results)
+
+    def _step_of(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
+        """One step, counted where it draws. An interrupt finds updates and count done, or not."""
+        if not self._numbers:
+            return self._run(chosen, arrays)
+        found: list[Any] = []
+
+        def step() -> None:
+            found.extend(self._run(chosen, arrays))
+            self._advance(1)
+
+        uninterrupted(step) if self.graph.updates else step()
+        return found
 
     def _run(self, chosen: Specialisation, arrays: Sequence[Any]) -> list[Any]:
         """One step, checked if that was asked for."""
@@ -179,8 +190,7 @@ class Executable:
             np.empty((count, *shape), buffer.dtype) for _, buffer, shape in chosen.program.results
         ]
         for i in range(count):
-            made = self._run(chosen, [array[i, ...] for array in given])
-            self._advance(1)
+            made = self._step_of(chosen, [array[i, ...] for array in given])
             for result, value in zip(results, made, strict=True):
                 result[i] = fetch(value)
         return results
@@ -278,12 +288,13 @@ class Executable:
         """The inputs as arrays that the backend takes, and the sizes that they tell."""
         arrays: list[Any] = []
         sizes: dict[str, int] = {}
+        told_by: dict[str, str] = {}
         for name, shape, dtype in self._specs:
             array = given.get(name)
             if type(array) is not np.ndarray or array.dtype is not dtype:
                 array = self._convert(name, given, shape, dtype)
             if array.shape != shape:
-                _match(name, array.shape, shape, dtype, sizes)
+                _match(name, array.shape, shape, dtype, sizes, told_by)
             arrays.append(array)
         if len(given) != len(self._specs):
             self._refuse_unknown(given)
@@ -293,14 +304,15 @@ class Executable:
 
     def _admit_many(self, given: Mapping[str, Any]) -> tuple[tuple[list[Any], int], Sizes]:
         """The same with a leading axis before each declared shape, whose size comes with them."""
-        steps = Dim.symbol(STEPS)
+        steps = _size_of(STEPS)
         arrays: list[Any] = []
         sizes: dict[str, int] = {}
+        told_by: dict[str, str] = {}
         for name, shape, dtype in self._specs:
             array = given.get(name)
             if type(array) is not np.ndarray or array.dtype is not dtype:
                 array = self._convert(name, given, (steps, *shape), dtype)
-            _match(name, array.shape, (steps, *shape), dtype, sizes)
+            _match(name, array.shape, (steps, *shape), dtype, sizes, told_by)
             arrays.append(array)
         self._refuse_unknown(given)
         count = sizes.pop(STEPS)
@@ -456,7 +468,7 @@ def _by_name(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:
     """The sizes as ints; raises CompileError for missing, unknown or negative ones."""
     missing, unknown = graph.symbols - set(sizes), set(sizes) - graph.symbols
-    for problem, names in (("missing", missing), ("unknown", unknown)):
+    for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
             known = ", ".join(sorted(graph.symbols)) or "none"
             raise CompileError(
@@ -470,18 +482,22 @@ def check_sizes(graph: Graph, sizes: Mapping[str, Any]) -> dict[str, int]:
 
 def _match(
     name: str, have: tuple[int, ...], want: tuple[int | Dim, ...], dtype: DType,
-    sizes: dict[str, int],
+    sizes: dict[str, int], told_by: dict[str, str],
 ) -> None:  # fmt: skip
-    """Compare a shape with the declared one, learning the sizes of plain symbols."""
+    """Compare a shape with the declared one, learning the sizes of plain symbols, and from whom."""
     if len(have) != len(want):
         raise InputError(_misfit(name, have, want, dtype))
     for n, extent in zip(have, want, strict=True):
         if isinstance(extent, Dim):
             symbol = _plain_symbol(extent)
-            if symbol is not None and sizes.setdefault(symbol, n) != n:
+            if symbol is None:
+                continue
+            told_by.setdefault(symbol, name)
+            if sizes.setdefault(symbol, n) != n:
                 raise InputError(
-                    f"input {name!r} has shape {have}, where {symbol} = {n}, but an earlier input "
-                    f"has {symbol} = {sizes[symbol]}; sizes of one name must agree"
+                    f"input {name!r} has shape {have}, where {symbol} = {n}, but input "
+                    f"{told_by[symbol]!r} has {symbol} = {sizes[symbol]}; sizes of one name must "
+                    "agree"
                 )
         elif n != extent:
             raise InputError(_misfit(name, have, want, dtype))
@@ -503,10 +519,14 @@ def _solve(name: str, n: int, extent: Dim, sizes: dict[str, int]) -> None:
     sizes[atoms[0]] = size
 
 
+def _size_of(symbol: str) -> Dim:
+    return Dim((((symbol,), 1),))
+
+
 def _plain_symbol(extent: Dim) -> str | None:
     symbols = extent.symbols()
     symbol = next(iter(symbols))
-    return symbol if len(symbols) == 1 and extent == Dim.symbol(symbol) else None
+    return symbol if len(symbols) == 1 and extent == _size_of(symbol) else None
 
 
 def _misfit(name: str, have: Any, want: Any, dtype: DType) -> str:

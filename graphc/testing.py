@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from graphc.autodiff import grad
-from graphc.backends.cuda.emulated_device import EmulatedArray, EmulatedDevice
-from graphc.codegen.sources import INCLUDE, splice
-from graphc.errors import GraphcError, InputError
+from graphc.backends.cuda.own_kernels import run_kernel
+from graphc.errors import DeviceMemoryError, EmulatorError, GraphcError, InputError
 from graphc.evaluate import evaluate, evaluate_all
 from graphc.executable import Executable
 from graphc.ir.build import as_node
@@ -34,6 +33,11 @@ from graphc.ir.tensor_type import (
 )
 from graphc.ops.sources import Constant
 from graphc.tolerances import TOLERANCES, disagreement
+
+__all__ = (
+    "DeviceMemoryError", "EmulatorError", "RandomGraph", "assert_close", "assert_compiled",
+    "check_grads", "random_graph", "run_kernel",
+)  # fmt: skip
 
 
 def assert_close(actual: Any, expected: Any, what: str = "value", *, exact: bool = False) -> None:
@@ -576,60 +580,3 @@ def assert_compiled(
     if peak_nbytes is not None:
         planned = exe.plan.peak_nbytes
         assert planned <= peak_nbytes, f"{planned} bytes planned, at most {peak_nbytes} wanted"
-
-
-# -- kernels of one's own
-
-
-def run_kernel(
-    text: str,
-    name: str,
-    blocks: int,
-    threads: int,
-    *arguments: np.ndarray | int | float,
-    order: str = "ascending",
-    seed: int = 0,
-) -> None:
-    """Run a kernel of a CUDA C text on the CPU, and find what it does wrong.
-
-    The kernel is declared `extern "C" __global__ void name(...)`. Arrays are passed as pointers:
-    they are copied to memory that ends where no access is allowed, and back when the kernel has
-    ended. Files of `kernels/` can be included. `order` of the threads: "ascending", "descending",
-    or "random" by `seed`; a right kernel gives the same result in each. Raises EmulatorError with
-    block, thread and line for what went wrong, BackendUnavailable where the text does not compile;
-    kernels/emulator.h lists what is found and what cannot be.
-
-        double = '''
-        #include "scalar.h"
-        extern "C" __global__ void twice(float *x, int64_t n)
-        {
-            int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-            if (i < n)
-                x[i] *= 2;
-        }
-        '''
-        x = np.arange(1000, dtype=np.float32)
-        run_kernel(double, "twice", 4, 256, x, x.size)
-    """
-    device = EmulatedDevice(order, seed, alignment=16)
-    kernel = device.load(splice(_keep_lines(text)))(name)
-    blocks_of = {
-        i: EmulatedArray(device, a) for i, a in enumerate(arguments) if isinstance(a, np.ndarray)
-    }
-    values = [
-        blocks_of[i].block.address if isinstance(a, np.ndarray) else a
-        for i, a in enumerate(arguments)
-    ]
-    kernel.run(blocks, threads, kernel.cells(values), device.memory, order, seed)
-    for i, array in blocks_of.items():
-        target = arguments[i]
-        assert isinstance(target, np.ndarray)
-        target[...] = array.get()
-
-
-def _keep_lines(text: str) -> str:
-    """A text whose lines have their numbers also after what they include has been put in."""
-    lines = text.splitlines(keepends=True)
-    return "".join(
-        f"{line}#line {i + 2}\n" if INCLUDE.match(line) else line for i, line in enumerate(lines)
-    )

@@ -24,9 +24,6 @@ template <class I> GX_INLINE I gx_all(void) { return (I)gridDim.x * (I)blockDim.
 
 template <class I> GX_INLINE I gx_least(I x, I y) { return x < y ? x : y; }
 
-/* The start of one of `parts` nearly equal parts of 0 <= i < extent; part `parts` starts at the end. */
-GX_INLINE int64_t gx_part(int64_t extent, int64_t part, int64_t parts) { return extent * part / parts; }
-
 /* What integers were computed from is hidden from NVRTC, which knows no -fwrapv: it holds x + 1 > x
  * for true, and so for any sum, difference or product that it can compare. */
 #ifdef __CUDACC_RTC__

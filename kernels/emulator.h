@@ -22,9 +22,10 @@
  * memory or threads beyond what a GPU has. The last bits of exp(), sin() and their like are those
  * of the C library, not those of CUDA's. Its speed says nothing of that of a GPU.
  *
- * Not there: y and z of the indices (they are 0, and 1 for sizes), extern __shared__ memory,
+ * Not there: launches in y and z (these indices are 0, and 1 for sizes), extern __shared__ memory,
  * variables outside of functions that are no constants, textures, the half types, inline PTX,
- * waiting for another thread in a loop.
+ * printf, assert, clocks, __syncthreads_count() and its like, waiting for another thread in a loop
+ * (run_kernel ends it after a time). NVRTC has neither INFINITY nor NAN, so they are not here.
  */
 #ifndef GX_EMULATOR_H
 #define GX_EMULATOR_H
@@ -37,6 +38,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/time.h>
 #if !defined __x86_64__ || defined __APPLE__ || defined GX_UCONTEXT
 #include <ucontext.h>
 #define GX_UCONTEXTS 1
@@ -47,7 +49,10 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __align__(nbytes) __attribute__((aligned(nbytes)))
+#define __constant__ static const
 /* Static and without an initial value: so it is in .bss, from which GX_STATE keeps all else (but a
  * flag of the linker's, which means nothing here). An attribute that names a section for shared
  * variables themselves would be lost in templates. */
@@ -59,6 +64,20 @@
 struct dim3 {
     unsigned x, y, z;
 };
+
+/* float2, make_float2(), and so on. */
+#define GX_VECTOR_ALIGNMENT(T, n) (n * sizeof(T) < 16 ? n * sizeof(T) : 16)
+#define GX_VECTORS(T, name)                                                                        \
+    struct alignas(GX_VECTOR_ALIGNMENT(T, 2)) name##2 { T x, y; };                                 \
+    struct name##3 { T x, y, z; };                                                                 \
+    struct alignas(GX_VECTOR_ALIGNMENT(T, 4)) name##4 { T x, y, z, w; };                           \
+    static inline name##2 make_##name##2(T x, T y) { return {x, y}; }                              \
+    static inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                      \
+    static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+GX_VECTORS(signed char, char) GX_VECTORS(unsigned char, uchar) GX_VECTORS(short, short)
+GX_VECTORS(unsigned short, ushort) GX_VECTORS(int, int) GX_VECTORS(unsigned, uint)
+GX_VECTORS(long long, longlong) GX_VECTORS(unsigned long long, ulonglong)
+GX_VECTORS(float, float) GX_VECTORS(double, double)
 GX_STATE static dim3 threadIdx = {0, 0, 0}, blockIdx = {0, 0, 0};
 GX_STATE static dim3 blockDim = {1, 1, 1}, gridDim = {1, 1, 1};
 static const int warpSize = 32;
@@ -113,6 +132,7 @@ static void gx_prepare(gx_context *context, char *stack, size_t nbytes, void (*r
 
 enum { GX_MOST_THREADS = 1024, GX_MOST_WARPS = GX_MOST_THREADS / 32 };
 enum { GX_ASCENDING, GX_DESCENDING, GX_RANDOM };
+enum { GX_UNKNOWN, GX_READ, GX_WRITE };
 
 /* Bytes beside an allocation, which must stay 0xff. */
 struct gx_fence {
@@ -128,14 +148,22 @@ struct gx_launch {
     int64_t stack_nbytes, guard_nbytes;
     const gx_fence *fences;
     int64_t fence_count;
+    int64_t microseconds; /* of the processor, after which an alarm ends it, as an interrupt does; 0:
+                             neither ends it */
     /* what went wrong */
     int64_t broken_fence, broken_byte; /* the fence, or -1; the first byte that was changed */
     void *address;                     /* of a bad access, or 0 */
+    int64_t access;                    /* what it was: a read, a write, or GX_UNKNOWN */
+    int64_t misaligned;                /* whether it was that */
     char message[512];
 };
 
 struct gx_kernel {
     const char *name, *letters; /* of the parameters, as in Python's `struct` */
+    const char *pointees;       /* the same of what a pointer leads to; '.' for others, '*': a type
+                                   of the text's own */
+    const char *constants;      /* 'c' for a pointer through which nothing is written */
+    int64_t bound;              /* threads of __launch_bounds__, or 0 */
     void (*call)(void **arguments);
 };
 GX_EXPORT const gx_kernel gx_kernels[]; /* behind the text, ended by a null name */
@@ -165,6 +193,7 @@ struct gx_block {
     int at_barrier, ended;
     int stacks, idle; /* how many are in use; the first that is idle, or -1 */
     int signal;
+    volatile bool inside; /* a thread is running: the launch can be left */
     bool failed, nowhere; /* nowhere: a bad access whose address the system does not tell */
     uint64_t random;
     uint32_t ready[GX_MOST_WARPS], arrived[GX_MOST_WARPS];
@@ -191,6 +220,7 @@ template <class... T> static void gx_say(int thread, const char *words, T... val
 template <class... T> [[noreturn]] static void gx_fail(const char *words, T... values)
 {
     gx_context lost;
+    gx->inside = false;
     gx_say(gx->current, words, values...);
     gx_switch(&lost, &gx->main);
     __builtin_unreachable();
@@ -223,21 +253,53 @@ static void gx_say_stuck()
     }
 }
 
-GX_STATE static struct sigaction gx_before[4] = {};
-static const int gx_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+enum { GX_FAULTS = 4, GX_SIGNALS = 6 };
+GX_STATE static struct sigaction gx_before[GX_SIGNALS] = {};
+static const int gx_signals[GX_SIGNALS] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGINT, SIGVTALRM};
+
+/* Whether a bad access was a write, where the processor tells. */
+static int gx_access(void *context)
+{
+#if defined __x86_64__ && defined __linux__
+    return ((ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] & 2 ? GX_WRITE : GX_READ;
+#else
+    (void)context;
+    return GX_UNKNOWN;
+#endif
+}
+
+/* An interrupt or an alarm: the launch ends, at once or as soon as a thread runs. */
+static void gx_on_end(int number, siginfo_t *, void *)
+{
+    if (!gx)
+        return;
+    if (!pthread_equal(gx->owner, pthread_self())) {
+        pthread_kill(gx->owner, number);
+        return;
+    }
+    gx->signal = number;
+    gx->failed = true;
+    if (!gx->inside)
+        return;
+    gx_context lost;
+    gx->inside = false;
+    gx_switch(&lost, &gx->main);
+}
 
 /* A bad access in a kernel: the launch ends. One in another thread has its old consequences. */
-static void gx_on_signal(int number, siginfo_t *info, void *)
+static void gx_on_signal(int number, siginfo_t *info, void *context)
 {
     if (!gx || !pthread_equal(gx->owner, pthread_self())) {
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < GX_FAULTS; i++)
             if (gx_signals[i] == number)
                 sigaction(number, &gx_before[i], 0);
         return;
     }
     gx_context lost;
+    gx->inside = false;
     gx->failed = true;
     gx->signal = number;
+    gx->launch->access = number == SIGSEGV ? gx_access(context) : GX_UNKNOWN;
     gx->nowhere = info->si_code == 128; /* SI_KERNEL */
     gx->launch->address = gx->nowhere ? 0 : info->si_addr;
     gx_switch(&lost, &gx->main);
@@ -245,11 +307,18 @@ static void gx_on_signal(int number, siginfo_t *info, void *)
 
 static void gx_say_signal()
 {
+    static const char *const kinds[] = {"access to", "read of", "write to"};
     void *address = gx->launch->address;
-    if (gx->nowhere)
+    if (gx->signal == SIGINT)
+        gx_say(gx->current, "ended by an interrupt");
+    else if (gx->signal == SIGVTALRM)
+        gx_say(gx->current, "it has run for %g seconds of the processor without an end: a loop that "
+               "waits for another thread?", gx->launch->microseconds * 1e-6);
+    else if (gx->nowhere) {
         gx_say(gx->current, "access to a misaligned or an impossible address");
-    else if (gx->signal == SIGSEGV || gx->signal == SIGBUS)
-        gx_say(gx->current, "access to address %p", address);
+        gx->launch->misaligned = true;
+    } else if (gx->signal == SIGSEGV || gx->signal == SIGBUS)
+        gx_say(gx->current, "%s address %p", kinds[gx->launch->access], address);
     else
         gx_say(gx->current, "it was ended by signal %d", gx->signal);
 }
@@ -268,6 +337,7 @@ GX_HANDLER(type_mismatch_v1, const gx_checked *at, void *pointer)
 {
     if (!pointer)
         gx_fail("access through a null pointer in line %u", at->line);
+    gx->launch->misaligned = true;
     gx_fail("misaligned access in line %u: address %p is not a multiple of %d", at->line, pointer,
             1 << at->alignment);
 }
@@ -392,6 +462,8 @@ static void gx_leave(gx_context *save, int next)
     if (next >= 0) {
         gx_become(next);
         to = gx->thread[next].started ? &gx->thread[next].context : gx_idle_stack();
+    } else {
+        gx->inside = false;
     }
     gx_switch(save, to);
 }
@@ -402,6 +474,9 @@ static void gx_run_threads()
 {
     int own = gx->stacks - 1; /* a new stack is the last one */
     for (;;) {
+        gx->inside = true;
+        if (gx->signal) /* which came before that */
+            gx_leave(&gx->stack[own].context, -1);
         gx->kernel->call(gx->launch->arguments);
         gx->thread[gx->current].ended = true;
         gx->ended++;
@@ -589,24 +664,36 @@ GX_EXPORT int gx_emulate(int kernel, gx_launch *launch)
     block.launch = launch, block.kernel = &gx_kernels[kernel], block.owner = pthread_self();
     block.threads = launch->threads, block.warps = (launch->threads + 31) / 32;
     block.current = 0, block.stacks = 0, block.idle = -1, block.signal = 0, block.failed = false;
-    block.nowhere = false;
+    block.nowhere = block.inside = false;
     block.random = launch->seed * 0x9e3779b97f4a7c15u | 1;
     gx = &block;
 
     stack_t own = {}, before;
     own.ss_sp = handler_stack, own.ss_size = room;
     struct sigaction action = {};
-    action.sa_sigaction = gx_on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER; /* it is left by a switch */
     sigaltstack(&own, &before);
-    for (int i = 0; i < 4; i++)
+    int signals = launch->microseconds ? GX_SIGNALS : GX_FAULTS;
+    for (int i = 0; i < signals; i++) {
+        action.sa_sigaction = i < GX_FAULTS ? gx_on_signal : gx_on_end;
         sigaction(gx_signals[i], &action, &gx_before[i]);
+    }
+    struct itimerval alarm = {}, alarm_before;
+    alarm.it_value.tv_sec = launch->microseconds / 1000000;
+    alarm.it_value.tv_usec = launch->microseconds % 1000000;
+    if (launch->microseconds)
+        setitimer(ITIMER_VIRTUAL, &alarm, &alarm_before);
     gx_run_blocks();
-    for (int i = 0; i < 4; i++)
+    if (launch->microseconds)
+        setitimer(ITIMER_VIRTUAL, &alarm_before, 0);
+    for (int i = 0; i < signals; i++)
         sigaction(gx_signals[i], &gx_before[i], 0);
     sigaltstack(&before, 0);
-
+    if (block.signal && !launch->message[0])
+        gx_say_signal(); /* which came behind the last thread */
     gx = 0;
+    if (block.signal == SIGINT)
+        raise(SIGINT); /* for whoever waits for one */
     launch->broken_fence = -1;
     for (int64_t i = 0; i < launch->fence_count; i++)
         if (!gx_intact(launch, i))
@@ -623,11 +710,26 @@ template <int... I> struct gx_count<0, I...> {
 };
 
 template <class T> struct gx_letter; /* no definition: kernels take pointers and numbers only */
+template <class T> struct gx_pointee { /* what a pointer leads to, or the same of no pointer */
+    static const char value = '.', constant = '.';
+};
+template <class T> struct gx_element { /* of memory */
+    static const char value = '*';
+};
+template <class T> struct gx_pointee<T *> {
+    static const char value = gx_element<T>::value, constant = '.';
+};
+template <class T> struct gx_pointee<const T *> {
+    static const char value = gx_element<T>::value, constant = 'c';
+};
 template <class T> struct gx_letter<T *> {
     static const char value = 'P';
 };
 #define GX_LETTER(T, letter)                                                                       \
     template <> struct gx_letter<T> {                                                              \
+        static const char value = letter;                                                          \
+    };                                                                                             \
+    template <> struct gx_element<T> {                                                             \
         static const char value = letter;                                                          \
     };
 GX_LETTER(bool, '?')
@@ -644,10 +746,20 @@ GX_LETTER(long long, 'q')
 GX_LETTER(unsigned long long, 'Q')
 GX_LETTER(float, 'f')
 GX_LETTER(double, 'd')
+#define GX_VECTOR_LETTER(name, letter)                                                             \
+    template <> struct gx_element<name##2> { static const char value = letter; };                  \
+    template <> struct gx_element<name##3> { static const char value = letter; };                  \
+    template <> struct gx_element<name##4> { static const char value = letter; };
+GX_VECTOR_LETTER(char, 'b') GX_VECTOR_LETTER(uchar, 'B') GX_VECTOR_LETTER(short, 'h')
+GX_VECTOR_LETTER(ushort, 'H') GX_VECTOR_LETTER(int, 'i') GX_VECTOR_LETTER(uint, 'I')
+GX_VECTOR_LETTER(longlong, 'q') GX_VECTOR_LETTER(ulonglong, 'Q') GX_VECTOR_LETTER(float, 'f')
+GX_VECTOR_LETTER(double, 'd')
 
 template <auto kernel> struct gx_entry;
 template <class... P, void (*kernel)(P...)> struct gx_entry<kernel> {
     static constexpr char letters[] = {gx_letter<P>::value..., 0};
+    static constexpr char pointees[] = {gx_pointee<P>::value..., 0};
+    static constexpr char constants[] = {gx_pointee<P>::constant..., 0};
     template <int... I> static void unpack(void **arguments, gx_indices<I...>)
     {
         kernel(*(P *)arguments[I]...);
@@ -657,7 +769,9 @@ template <class... P, void (*kernel)(P...)> struct gx_entry<kernel> {
         unpack(arguments, typename gx_count<sizeof...(P)>::type());
     }
 };
-#define GX_KERNEL(name) {#name, gx_entry<name>::letters, gx_entry<name>::call},
+#define GX_KERNEL(name, bound)                                                                     \
+    {#name, gx_entry<name>::letters, gx_entry<name>::pointees, gx_entry<name>::constants, bound,   \
+     gx_entry<name>::call},
 
 /* -- CUDA's functions: bits, order, arithmetic */
 
@@ -681,6 +795,25 @@ static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 template <class T> static inline T __ldg(const T *at) { return *at; }
 static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+static inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
+static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+static inline int __mulhi(int x, int y) { return (int64_t)x * y >> 32; }
+static inline int __mul24(int x, int y) { return (x << 8 >> 8) * (y << 8 >> 8); }
+static inline unsigned __umul24(unsigned x, unsigned y) { return (x << 8 >> 8) * (y << 8 >> 8); }
+static inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y)
+{
+    return (unsigned __int128)x * y >> 64;
+}
+static inline long long __mul64hi(long long x, long long y) { return (__int128)x * y >> 64; }
+static inline unsigned __brev(unsigned x)
+{
+    unsigned reversed = 0;
+    for (int i = 0; i < 32; i++)
+        reversed |= (x >> i & 1) << (31 - i);
+    return reversed;
+}
 
 /* One block at a time, one thread at a time: nothing comes between reading and writing. */
 #define GX_ATOMIC(name, result)                                                                    \
@@ -694,6 +827,17 @@ GX_ATOMIC(atomicAdd, old + (T)value)
 GX_ATOMIC(atomicMax, old > (T)value ? old : (T)value)
 GX_ATOMIC(atomicMin, old < (T)value ? old : (T)value)
 GX_ATOMIC(atomicExch, (T)value)
+GX_ATOMIC(atomicSub, old - (T)value)
+GX_ATOMIC(atomicAnd, old & (T)value)
+GX_ATOMIC(atomicOr, old | (T)value)
+GX_ATOMIC(atomicXor, old ^ (T)value)
+template <class T, class U, class V> static T atomicCAS(T *at, U expected, V value)
+{
+    T old = *at;
+    if (old == (T)expected)
+        *at = (T)value;
+    return old;
+}
 
 /* Of numbers of two types, as C converts them; of NaN and a number, the number. */
 template <class T, class U> static inline auto max(T x, U y) -> decltype(x + y)
@@ -731,6 +875,32 @@ static inline float fmaf(float x, float y, float z) { return __builtin_fmaf(x, y
 static inline double rsqrt(double x) { return 1 / sqrt(x); }
 static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline float rsqrt(float x) { return rsqrtf(x); }
+static inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }
+#define GX_FAST(name, ...)                                                                         \
+    static inline float name(float x) { return __VA_ARGS__; }
+#define GX_OPERATION(name, operation)                                                              \
+    static inline float __f##name##_rn(float x, float y) { return x operation y; }                 \
+    static inline double __d##name##_rn(double x, double y) { return x operation y; }
+GX_FAST(__expf, expf(x)) GX_FAST(exp10f, powf(10, x)) GX_FAST(__exp10f, powf(10, x))
+GX_FAST(__logf, logf(x)) GX_FAST(__log2f, log2f(x)) GX_FAST(__log10f, log10f(x))
+GX_FAST(__sinf, sinf(x)) GX_FAST(__cosf, cosf(x)) GX_FAST(__tanf, tanf(x))
+GX_FAST(__frcp_rn, 1 / x) GX_FAST(__fsqrt_rn, sqrtf(x)) GX_FAST(__frsqrt_rn, rsqrtf(x))
+GX_FAST(rcbrtf, 1 / cbrtf(x))
+GX_OPERATION(add, +) GX_OPERATION(sub, -) GX_OPERATION(mul, *) GX_OPERATION(div, /)
+static inline double __dsqrt_rn(double x) { return sqrt(x); }
+static inline double __drcp_rn(double x) { return 1 / x; }
+static inline float __powf(float x, float y) { return powf(x, y); }
+static inline float __fdividef(float x, float y) { return x / y; }
+static inline void sincos(double x, double *s, double *c) { *s = sin(x), *c = cos(x); }
+static inline void sincosf(float x, float *s, float *c) { *s = sinf(x), *c = cosf(x); }
+static inline void __sincosf(float x, float *s, float *c) { *s = sinf(x), *c = cosf(x); }
+static inline int __float2int_rn(float x) { return (int)rintf(x); }
+static inline int __float2int_rz(float x) { return (int)x; }
+static inline int __float2int_rd(float x) { return (int)floorf(x); }
+static inline int __float2int_ru(float x) { return (int)ceilf(x); }
+static inline float __int2float_rn(int x) { return (float)x; }
+static inline float __uint2float_rn(unsigned x) { return (float)x; }
+static inline float __double2float_rn(double x) { return (float)x; }
 template <class T> static inline bool isnan(T x) { return x != x; }
 template <class T> static inline bool isinf(T x) { return __builtin_isinf(x); }
 template <class T> static inline bool isfinite(T x) { return x - x == 0; }

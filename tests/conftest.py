@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in import StandIn, stand_in_backend
@@ -15,6 +16,8 @@ from graphc import backends
 from graphc.backends import native_parts
 from graphc.backends.cache import VARIABLE
 from graphc.backends.cuda import nvrtc as nvrtc_module
+from graphc.backends.cuda import ways
+from graphc.executable import Executable
 
 if find_spec("hypothesis") is None:  # on a machine where nothing can be installed
     collect_ignore = ["test_ir.py", "test_report.py", "test_profile.py"]
@@ -110,7 +113,23 @@ def backend(backend_name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if not found.usable:
         pytest.skip(f"{backend_name}: {found.reason}")
     monkeypatch.setattr(backends, "ORDER", (backend_name,))
+    if backend_name == "cuda":
+        for name in ("__call__", "run_many"):
+            monkeypatch.setattr(Executable, name, _fetching(getattr(Executable, name)))
     return backend_name
+
+
+def _fetching(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call whose results are NumPy arrays, as the tests of all backends want them."""
+
+    def fetched(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: fetched(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(fetched(v) for v in value)
+        return value.get() if hasattr(value, "__cuda_array_interface__") else value
+
+    return lambda *args, **named: fetched(call(*args, **named))
 
 
 @pytest.fixture
@@ -126,3 +145,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     known = {**backends.BACKENDS, made.name: stand_in_backend(made)}
     monkeypatch.setattr(backends, "BACKENDS", known)
     return made
+
+
+@pytest.fixture(params=["replayed", "direct"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: StandIn) -> str:
+    """Runs a test on the device both ways, whatever the sizes."""
+    assert device.name in backends.BACKENDS
+    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
+    monkeypatch.setattr(ways, "SHARE", 1 << 60)
+    return request.param

@@ -49,15 +49,36 @@ def training_step(sizes: Sequence[int] = (64, 128, 64, 10), batch: int = 64) -> 
         h = h @ w + b if i == len(sizes) - 2 else gx.relu(h @ w + b)
         weights += [w, b]
     loss = gx.softmax_cross_entropy(h, labels)
-    updates: dict[gx.Param, gx.Node] = {}
-    for p, g in zip(weights, gx.grad(loss, weights), strict=True):
-        v = gx.param(f"v_{p.name}", np.zeros(p.shape, "float32"))
-        updates[v] = 0.9 * v + g
-        updates[p] = p - 0.1 * updates[v]
     inputs = {
         "x": rng.standard_normal((batch, sizes[0])).astype("float32"),
         "labels": rng.integers(0, sizes[-1], batch).astype("int32"),
     }
+    return momentum(loss, weights, inputs)
+
+
+def dropout_step() -> Program:
+    """Two layers, dropout between them."""
+    rng = np.random.default_rng(1)
+    x, labels = gx.input("x", (24, 20)), gx.input("labels", (24,), "int32")
+    w, v = (gx.param(n, (0.3 * rng.standard_normal(s)).astype("float32"))
+            for n, s in (("w", (20, 33)), ("v", (33, 7))))  # fmt: skip
+    loss = gx.softmax_cross_entropy(gx.dropout(gx.gelu(x @ w), 0.4) @ v, labels)
+    inputs = {
+        "x": rng.standard_normal((24, 20)).astype("float32"),
+        "labels": rng.integers(0, 7, 24).astype("int32"),
+    }
+    return momentum(loss, [w, v], inputs)
+
+
+def momentum(
+    loss: gx.Node, params: Sequence[gx.Param], inputs: dict[str, np.ndarray]
+) -> Program:  # fmt: skip
+    """A step of SGD with momentum."""
+    updates: dict[gx.Param, gx.Node] = {}
+    for p, g in zip(params, gx.grad(loss, params), strict=True):
+        v = gx.param(f"v_{p.name}", np.zeros(p.shape, "float32"))
+        updates[v] = 0.9 * v + g
+        updates[p] = p - 0.1 * updates[v]
     return Program({"loss": loss}, updates, inputs)
 
 

@@ -629,6 +629,25 @@ def test_gpu_check_without_a_gpu(root: Path, tmp_path: Path) -> None:
     assert f"numpy {np.__version__}" in files["facts.txt"]
 
 
+def test_gpu_check_with_a_python_that_does_not_work(root: Path, tmp_path: Path) -> None:
+    """What is broken is no GPU that is missing."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho No module named numpy >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for python in (broken, tmp_path / "nowhere"):
+        done = subprocess.run(
+            ["bash", "bench/gpu_check.sh", str(tmp_path / "out"), "tests"], cwd=root, text=True,
+            capture_output=True, env={**os.environ, "PYTHON": str(python)},
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"FAILED: {python} does not run graphc: " in done.stdout
+
+
+def test_a_wheel_has_no_revision() -> None:
+    assert report.when({"date": "2026-01-02", "revision": ""}) == ["2026-01-02"]
+    assert report.when({"date": "2026-01-02", "revision": "ab"}) == ["2026-01-02", "revision ab"]
+
+
 def test_gpu_check_refuses_what_it_does_not_know(root: Path, tmp_path: Path) -> None:
     assert check(root).returncode == 2
     done = check(root, tmp_path / "found", "everything")

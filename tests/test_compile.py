@@ -15,7 +15,8 @@ import pytest
 from programs import EACH, training_step
 
 import graphc as gx
-from graphc import compiler
+from graphc import backends, compiler
+from graphc.backends.base import Availability
 from graphc.errors import GraphcError
 from graphc.evaluate import evaluate
 from graphc.executable import MAX_SPECIALISATIONS
@@ -194,7 +195,9 @@ def test_sizes_that_no_input_tells() -> None:
 
 def test_sizes_that_disagree() -> None:
     exe = gx.compile(gx.input("a", ("n", 2)) + gx.input("b", ("n", 2)))
-    with pytest.raises(gx.InputError, match=r"'b' has shape \(4, 2\).*n = 4.*earlier.*n = 3"):
+    with pytest.raises(
+        gx.InputError, match=r"'b' has shape \(4, 2\).*n = 4, but input 'a' has n = 3"
+    ):
         exe(a=ones(3, 2), b=ones(4, 2))
     with pytest.raises(gx.InputError):  # a symbol never broadcasts
         exe(a=ones(3, 2), b=ones(1, 2))
@@ -205,7 +208,7 @@ def test_sizes_that_disagree() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({}, "missing batch"), ({"bach": 3}, "missing batch"), ({"batch": 3, "n": 1}, "unknown n"),
+        ({}, "missing batch"), ({"bach": 3}, "unknown bach"), ({"batch": 3, "n": 1}, "unknown n"),
         ({"batch": -1}, "0 or more"), ({"batch": 2.0}, "need an int"),
         ({"batch": True}, "need an int"), ({"batch": "3"}, "need an int"),
     ],
@@ -257,9 +260,9 @@ def test_before_sizes_are_known_only_the_declared_stage_is_there() -> None:
 
 WRONG: list[tuple[Callable[[], Any], type[GraphcError], str]] = [
     (lambda: gx.compile(Y, backend="nativ"), gx.CompileError, "unknown.*did you mean 'native'"),
-    (lambda: gx.compile(Y, backend="abacus"), gx.CompileError, "need auto, cuda, native, numpy"),
-    (lambda: gx.compile(Y, backend="cuda"), gx.BackendUnavailable, "'cuda'.*'auto' or 'numpy'"),
-    (lambda: gx.compile(Y, backend="cuda:1"), gx.BackendUnavailable, "cuda"),
+    (lambda: gx.compile(Y, backend="abacus"), gx.CompileError, "need auto, .*numpy or emulator"),
+    (lambda: gx.compile(Y, backend="emulated"), gx.CompileError, "did you mean 'emulator'"),
+    (lambda: gx.compile(Y, backend="cuda:99"), gx.BackendUnavailable, "cuda.*'auto' or 'numpy'"),
     (lambda: gx.compile(Y, rules={"no_such": True}), gx.CompileError, "no_such"),
     (lambda: gx.compile(Y, precision="double"), gx.CompileError, "'float32', 'tf32' or 'bf16'"),
     (lambda: gx.compile(Y, threads=0), gx.CompileError, "1 or more, or None"),
@@ -292,6 +295,15 @@ def test_refusals_name_the_remedy(number: int) -> None:
         call()
     assert type(caught.value) is kind
     assert len(str(caught.value)) < 600
+
+
+def test_a_backend_that_cannot_run_here_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = replace(backends.CUDA, probe=lambda: Availability(False, "no driver"))
+    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "cuda": lacking})
+    with pytest.raises(gx.BackendUnavailable, match=r"'cuda': no driver; .*'auto' or 'numpy'"):
+        gx.compile(Y, backend="cuda")
+    reason = gx.compile(Y).backend_reason
+    assert "auto; cuda is no driver" in reason
 
 
 VALUES: list[tuple[str, Any, str]] = [
@@ -560,3 +572,28 @@ def test_assert_compiled_finds_what_differs() -> None:
         gx.testing.assert_compiled(chain, kernels=2)
     with pytest.raises(AssertionError, match="bytes planned, at most 0 wanted"):
         gx.testing.assert_compiled(chain, peak_nbytes=0)
+
+
+@pytest.mark.parametrize("name", ["emulatr", "cuda:x", None, 3, "cuda:"])
+def test_backends_that_there_are(name: Any) -> None:
+    with pytest.raises(gx.CompileError, match=r"cuda:N .*, native, numpy or emulator") as caught:
+        gx.compile(gx.input("x", (3,)) + 1, backend=name)
+    hint = "; did you mean 'emulator'?" if name == "emulatr" else "emulator"
+    assert str(caught.value).endswith(hint)
+
+
+def test_a_plan_is_one_line() -> None:
+    plan = gx.compile(gx.exp(gx.input("x", (3,))).sum(), backend="numpy").plan
+    assert len(str(plan).splitlines()) == 1
+    assert f"in {plan.peak_nbytes} bytes" in repr(plan)
+
+
+def test_sizes_that_disagree_are_told_with_their_inputs() -> None:
+    x, y = gx.input("x", ("batch", 2)), gx.input("y", ("batch", 2))
+    exe = gx.compile(x + y, backend="numpy")
+    with pytest.raises(gx.CompileError, match="sizes: unknown bath; the symbolic sizes are batch"):
+        exe.specialize(bath=3)
+    with pytest.raises(gx.InputError, match=r"'y' .* batch = 4, but input 'x' has batch = 3"):
+        exe(x=np.zeros((3, 2)), y=np.zeros((4, 2)))
+    with pytest.raises(gx.InputError, match=r"'y' .* k steps = 6, but input 'x' has k steps = 5"):
+        exe.run_many(x=np.zeros((5, 3, 2)), y=np.zeros((6, 3, 2)))

@@ -79,6 +79,15 @@ def test_other_dtypes_compile(dtype: str) -> None:
     check_compiles(printed(program.outputs, program.updates), "sm_90")
 
 
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize(("rows", "index"), [((1 << 15) - 1, "int"), (1 << 15, "int64_t")])
+def test_indices_are_wide_where_there_are_many_elements(rows: int, index: str) -> None:
+    x = gx.input("x", (rows, 1 << 15))
+    for node in (gx.softmax(x), x.sum(0), x.sum(), x.T + 1, gx.concatenate([x, x[:1]])):
+        check_compiles(printed([node]), "sm_90")
+    assert f"gx_first<{index}>" in printed([gx.exp(x)]).text
+
+
 def vector_moves(program: CudaProgram) -> dict[str, tuple[list[str], list[str]]]:
     """For each kernel the loads and the stores of vectors in its PTX: "v4.f32"."""
     found: dict[str, tuple[list[str], list[str]]] = {}

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import Program, assert_same, forms, given, merged, training_step
+from programs import (
+    Program,
+    assert_same,
+    dropout_step,
+    forms,
+    given,
+    merged,
+    momentum,
+    training_step,
+)
 
 import graphc as gx
 from graphc import backends
@@ -20,6 +29,7 @@ from graphc.backends.cuda.cuda_backend import backend_on
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_memory import EmulatorError
 from graphc.backends.cuda.emulated_module import ORDERS, Module
+from graphc.codegen import cuda_function
 from graphc.codegen.cuda import CudaProgram, print_program
 from graphc.evaluate import evaluate
 from graphc.executable import Executable
@@ -120,6 +130,17 @@ SIZES = [(0, 3), (3, 0), (1, 1), (1, 7), (7, 1), (37, 5), (33, 1025), (31, 33), 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_forms(device: EmulatedDevice, size: tuple[int, int]) -> None:
     nodes = [node for name, made in forms(*size).items() if name != "draws" for node in made]
+    check(device, nodes, given(nodes))
+
+
+@pytest.mark.parametrize("size", [(37, 5), (33, 1025), (300, 700)], ids=str)
+def test_forms_with_wide_indices(
+    device: EmulatedDevice, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are where there are 2^30 elements, which would be too many here."""
+    monkeypatch.setattr(cuda_function, "NARROW_INDEX", 0)
+    nodes = [node for name, made in forms(*size).items() if name != "draws" for node in made]
+    assert not re.search(r"gx_(first|all)<int>", compiled(nodes).source)
     check(device, nodes, given(nodes))
 
 
@@ -433,16 +454,6 @@ def test_one_text_for_all_sizes(device: EmulatedDevice) -> None:
 # -- training
 
 
-def dropout_step() -> Program:
-    rng = np.random.default_rng(1)
-    x, labels = gx.input("x", (24, 20)), gx.input("labels", (24,), "int32")
-    w, v = (gx.param(n, (0.3 * rng.standard_normal(s)).astype("float32"))
-            for n, s in (("w", (20, 33)), ("v", (33, 7))))  # fmt: skip
-    hidden = gx.dropout(gx.gelu(x @ w), 0.4)
-    loss = gx.softmax_cross_entropy(hidden @ v, labels)
-    return momentum(loss, [w, v], {"x": rand(24, 20), "labels": rng.integers(0, 7, 24)})
-
-
 def residual_step(batch: int | str = 12) -> Program:
     """Two blocks, each a layer norm and a layer around which its input goes."""
     rng = np.random.default_rng(2)
@@ -459,18 +470,6 @@ def residual_step(batch: int | str = 12) -> Program:
         params += [w, scale, shift]
     loss = ((h - target) * (h - target)).mean()
     return momentum(loss, params, {"x": rand(12, 20), "target": rand(12, 20)[::-1].copy()})
-
-
-def momentum(
-    loss: gx.Node, params: Sequence[gx.Param], inputs: dict[str, np.ndarray]
-) -> Program:  # fmt: skip
-    updates: dict[gx.Param, gx.Node] = {}
-    for p, g in zip(params, gx.grad(loss, params), strict=True):
-        v = gx.param(f"v_{p.name}", np.zeros(p.shape, "float32"))
-        updates[v] = 0.9 * v + g
-        updates[p] = p - 0.1 * updates[v]
-    inputs = {k: a.astype("int32") if a.dtype.kind == "i" else a for k, a in inputs.items()}
-    return Program({"loss": loss}, updates, inputs)
 
 
 def in_steps(
@@ -628,14 +627,14 @@ PLANTED = [  # a program, what is replaced, by what, and what must be found
     (turned, r"(_tile)\[x\]\[n\]", r"\1[n][x]", WRONG),
     (vectors, r"(gx_load<4>\(&x\w*\[i0)\]", r"\1 + 1]", "misaligned access in line"),
     (vectors, r"(gx_store\(&\w+\[i0)\]", r"\1 + 2]", "misaligned access in line"),
-    (vectors, r"(gx_load<4>\(&x\w*\[i0)\]", r"\1 + 4]", "access to address"),
-    (vectors, r"(int v = gx_first<int>\(\); v <) ", r"\1= ", "access .* bytes past the end"),
+    (vectors, r"(gx_load<4>\(&x\w*\[i0)\]", r"\1 + 4]", "(access to|read of) address"),
+    (vectors, r"(int v = gx_first<int>\(\); v <) ", r"\1= ", "address .* bytes past the end"),
     (vectors, r"e < 4; e", "e <= 4; e", "index 4 is outside the array in line"),
     (elements, r"(= x\w*\[33 \* i \+ j)\]", r"\1 + 1]", WRONG),
     (elements, r"(= x\w*\[33 \* i \+ j)\]", r"\1 - 40]", "access to address|other values"),
-    (elements, r"(to_\w+\[33 \* i \+ j)\] =", r"\1 + 1] =", "a write 0 bytes past the end"),
+    (elements, r"(to_\w+\[33 \* i \+ j)\] =", r"\1 + 1] =", "a write: 0 bytes past the end"),
     (elements, r"const (int i = v / 33)", r"const \1 * (v > 0 ? 1 : v / (v - v))", "by zero"),
-    (chunks, r"(const int first = .*), last = (.*);", r"\1, last = 4 + \2;", "past the end|other"),
+    (chunks, r"(i0 < )(\d+)(; i0 \+= 1024 \*)", r"\g<1>4 + \2\3", "past the end|other"),
     (integers, r"(\[x\]\);\s+)__syncthreads\(\);(\s+\}\s+if \(i < m)", r"\1\2", DIFFER),
     (integers, r"(: T\(0\);\s+)__syncthreads\(\);", r"\1", DIFFER),
     (integers, r"q < k && j < n", "q <= k && j < n", "bytes past the end"),

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import in_threads
 from stand_in import NumpyStandIn, StandIn, stand_in_backend
 
 import graphc as gx
 from graphc import backends
-from graphc.backends.cuda import ways
 from graphc.backends.cuda.device import DeviceError
 from graphc.backends.cuda.device_peaks import device_peaks
+from graphc.backends.cuda.faults import waiting, watched
 
-
-@pytest.fixture(params=["replayed", "direct"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs each test both ways. The device counts work done for seconds: a mark is one, too."""
-    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
-    monkeypatch.setattr(ways, "SHARE", 1 << 60)
-    return request.param
+pytestmark = pytest.mark.usefixtures("way")
 
 
 class Programs:
@@ -141,6 +137,26 @@ def test_programs_that_are_gone_are_not_suspected(device: StandIn) -> None:
     device.lost = True
     with pytest.raises(DeviceError, match=r"^an illegal access$"):
         programs.reader.synchronize()
+
+
+def test_programs_are_made_while_others_wait(device: StandIn) -> None:
+    program = Programs(device).exe._compiled("a test").program
+
+    def make() -> None:
+        kept = [watched(device, str(i), program) for i in range(300)]
+        assert len(kept) == 300
+
+    def wait() -> None:
+        for _ in range(100):
+            with waiting(device):
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads([make, wait, wait])
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:

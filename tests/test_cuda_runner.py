@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import shutil
+import signal
 import subprocess
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ import graphc as gx
 from graphc import backends
 from graphc.backends.base import Options, Repeating
 from graphc.backends.cuda import ways
+from graphc.backends.cuda.device import DeviceError
+from graphc.backends.cuda.eager import EagerRunner
 from graphc.backends.cuda.launching import Launches
 from graphc.backends.cuda.runner import CudaRunner
 from graphc.backends.cuda.staging import BERTHS
@@ -45,13 +50,7 @@ def fetch(value: Any) -> Any:
     return [convert(item) for item in value] if isinstance(value, list) else convert(value)
 
 
-@pytest.fixture(params=["replayed", "direct"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: StandIn) -> str:
-    """Runs a test both ways, whatever the sizes."""
-    monkeypatch.setattr(ways, "COPIED", 1 << 40 if request.param == "replayed" else -1)
-    monkeypatch.setattr(ways, "SHARE", 1 << 60)
-    assert device.name in backends.BACKENDS
-    return request.param
+NOWHERE = (Address(0), Address(0), Address(0))
 
 
 def compiled(outputs: Any, updates: Any = None, **options: Any) -> Any:
@@ -132,6 +131,25 @@ def test_the_host_never_overwrites_what_is_still_to_be_copied() -> None:
     exe = compiled(x * 2)
     kept = [exe(x=np.full(4, i, "float32")) for i in range(3 * BERTHS)]
     assert [fetch(array).tolist() for array in kept] == [[2 * i] * 4 for i in range(3 * BERTHS)]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_arrays_of_the_caller_outlive_what_reads_them(
+    way: str, device: StandIn, many: bool
+) -> None:
+    """Their memory may be given back to another stream, or by another library."""
+    exe = compiled(gx.input("x", (4,)) * 2)
+    ended: list[tuple[int, int]] = []  # work done when an array ended, and when it may
+    kept: list[Any] = []
+    for _ in range(3 * BERTHS):
+        given = device.array(np.ones((1, 4) if many else 4, "float32"))
+        reading = [0]
+        weakref.finalize(given, lambda r=reading: ended.append((device.worked, r[0])))
+        kept.append(exe.run_many(x=given) if many else exe(x=given))
+        reading[0] = device.worked + len(device.queue) - 1  # but for a mark
+        del given
+    assert len(ended) >= BERTHS
+    assert all(done >= needed for done, needed in ended), way
 
 
 @pytest.mark.usefixtures("way")
@@ -262,7 +280,7 @@ def test_large_arrays_are_used_where_they_are(device: StandIn) -> None:
     result = exe(x=given)
     assert_same([fetch(result)], [value * 2])
     assert device.used == used + value.nbytes  # the result, and no slots
-    assert device.worked == worked + 1
+    assert device.worked == worked + 2  # a launch and a mark
     assert device.replays == 0
 
 
@@ -451,7 +469,7 @@ def test_run_many_refuses_and_changes_nothing() -> None:
         ({"x": good["x"]}, "'y' is missing"),
         ({**good, "z": good["x"]}, "unknown input 'z'"),
         ({**good, "y": good["y"][:3]}, r"'y' has shape \(3, 5, 2\).*steps.*= 3.*steps.*= 4"),
-        ({**good, "x": good["x"][0]}, r"'x' has shape \(3,\); need float32\[steps_of_run_many, 3"),
+        ({**good, "x": good["x"][0]}, r"'x' has shape \(3,\); need float32\[k steps, 3"),
         ({**good, "x": good["x"].astype(complex)}, "'x' has dtype complex"),
     ]
     for wrong, message in rows:
@@ -655,6 +673,29 @@ def test_node_by_node_where_nothing_can_be_compiled(name: str) -> None:
             assert_close(have, want, name)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_node_by_node_where_the_library_refuses_a_product(
+    late: bool, eager: NumpyStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(product: Product) -> Any:
+        raise DeviceError(f"no algorithm for {product.m} rows", late=late)
+
+    monkeypatch.setattr(eager, "load", lambda text: eager.kernels.get)
+    monkeypatch.setattr(eager, "multiplier", refuse)
+    given = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    product = gx.input("x", (3, 4)) @ gx.const(given.T.copy())
+    launch = ProductLaunch(Product(3, 3, 4, 4, 3, 3, "float32", "float32"), *NOWHERE, 0)
+    text = Text("", ("",), (launch,))
+    monkeypatch.setattr("stand_in.print_on", lambda *_: text)
+    if late:  # what was asked for before has failed: nothing else will do
+        with pytest.raises(DeviceError, match="no algorithm"):
+            compiled(product)
+        return
+    exe = compiled(product)
+    assert "node by node, not compiled: no algorithm for 3 rows" in exe.backend_reason
+    assert_close(np.asarray(exe(x=given)), given @ given.T)
+
+
 @pytest.mark.usefixtures("eager")
 def test_node_by_node_draws_and_many_steps_and_profiles() -> None:
     (outputs, updates), (same, other) = counting(), counting()
@@ -691,3 +732,21 @@ def test_devices_are_chosen_by_number() -> None:
             gx.compile(gx.input("x", (2,)), backend=wrong)
     assert "emulator" not in gx.devices()
     assert "emulator" in backends.BACKENDS
+
+
+@pytest.mark.usefixtures("eager")
+def test_node_by_node_an_interrupt_comes_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, x = gx.param("p", np.zeros(2, "float32")), gx.input("x", (2,))
+    exe = compiled([], {p: p + x})
+    store, calls = EagerRunner._store, [0]
+
+    def interrupted(runner: EagerRunner, new: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        store(runner, new)
+
+    monkeypatch.setattr(EagerRunner, "_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exe.run_many(x=np.ones((5, 2), "float32"))
+    assert p.value.tolist() == [2, 2]

@@ -344,7 +344,7 @@ def test_sticky_errors(fake: FakeCupy, device: Device) -> None:
 
 def test_cubin_that_does_not_load(fake: FakeCupy, device: Device) -> None:
     fake.fail["load"] = CUDARuntimeError(209, "CUDA_ERROR_NO_BINARY_FOR_GPU")
-    with pytest.raises(BackendUnavailable, match=r"NO_BINARY_FOR_GPU; .*pip install 'graphc\["):
+    with pytest.raises(BackendUnavailable, match=r"NO_BINARY_FOR_GPU; .*pip install '\.\["):
         device.load("text")
 
 
@@ -416,7 +416,7 @@ def test_without_a_driver_cupy_is_not_imported() -> None:
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert said.startswith(
-        "False False True needs an NVIDIA GPU with its driver, then: pip install"
+        "False False True needs an NVIDIA GPU with its driver, then: python3 -m pip install"
     )
     assert "no NVIDIA driver: libcuda.so.1" in said
 
@@ -489,7 +489,10 @@ def test_probe_names_the_step_and_the_remedy(
     assert not found.usable
     assert found.reason.startswith(reason)
     assert found.details["missing"].startswith(reason)
-    assert found.details["install"] == "run: pip install 'graphc[cuda13]'"
+    assert (
+        found.details["install"]
+        == "run: python3 -m pip install '.[cuda13]' in a checkout of graphc"
+    )
     with pytest.raises(BackendUnavailable, match=reason):
         cupy_device(0)
 
@@ -512,7 +515,10 @@ def test_the_command_line_shows_all_or_what_is_missing(
     fake.fail["kernel"] = INVALID
     lines = devices_text().splitlines()
     assert lines[0] == "cuda       not usable"
-    assert "           install: run: pip install 'graphc[cuda13]'" in lines
+    assert (
+        "           install: run: python3 -m pip install '.[cuda13]' in a checkout of graphc"
+        in lines
+    )
     assert any(line.startswith("           missing: a kernel does not run: ") for line in lines)
 
 
@@ -520,4 +526,4 @@ def test_the_command_line_shows_all_or_what_is_missing(
 def test_remedy_fits_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "driver_version", lambda: 12080)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert "pip install 'graphc[cuda12]'" in probe().reason
+    assert "python3 -m pip install '.[cuda12]'" in probe().reason

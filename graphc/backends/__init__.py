@@ -44,14 +44,15 @@ def choose(name: str) -> Choice:
     """
     if name == "auto":
         found = devices()
-        passed = [f"{n} is {found[n].reason}" for n in ORDER if not found[n].usable]
+        passed = [f"{n} is not usable: {found[n].reason}" for n in ORDER if not found[n].usable]
         first, *others = [BACKENDS[n] for n in ORDER if found[n].usable]
         return Choice(first, "; ".join(["auto", *passed]), others)
     backend = _named(name)
     if backend is None:
-        near = difflib.get_close_matches(name, ("auto", *ORDER), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CompileError(f"backend {name!r} is unknown: need auto, {', '.join(ORDER)}{hint}")
+        raise CompileError(
+            f"backend {name!r} is unknown: need auto, cuda, cuda:N (the GPU of a number), native, "
+            f"numpy or emulator{_hint(name)}"
+        )
     available = backend.probe()
     if not available.usable:
         raise BackendUnavailable(
@@ -60,8 +61,16 @@ def choose(name: str) -> Choice:
     return Choice(backend, f"{name}: as asked for")
 
 
-def _named(name: str) -> Backend | None:
+def _hint(name: object) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(str(name), ("auto", *ORDER, EMULATOR.name), 1)
+    return f"; did you mean {near[0]!r}?" if near and ":" not in str(name) else ""
+
+
+def _named(name: object) -> Backend | None:
     """The backend of a name; "cuda:1" is that of the second GPU."""
+    if not isinstance(name, str):
+        return None
     base, colon, number = name.partition(":")
     if base == CUDA.name and number.isascii() and number.isdigit():
         return on_gpu(int(number))

@@ -83,10 +83,13 @@ class Runner(Protocol):
 class Repeating(Protocol):
     """A runner that does many steps faster than one by one."""
 
-    def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
+    def run_many(
+        self, inputs: Sequence[Any], draws: Draws, count: int, done: Callable[[int], None]
+    ) -> list[Any]:
         """Run `count` times, on the slices of the inputs along their leading axis, with the draws
         of this step and those that follow: fresh arrays with such an axis. The same, bit for bit,
-        as that many calls."""
+        as that many calls. `done` is told of each group of steps together with their updates, so
+        that an interrupt finds as many counted as were done."""
         ...
 
 

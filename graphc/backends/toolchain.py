@@ -185,7 +185,7 @@ def compile_object(
         done = _run(command, source, timeout, language)
         compiler = f"{language.name} compiler {shlex.join(toolchain.command)}"
         if done.failure:
-            raise BackendUnavailable(f"{compiler} {done.failure}; {language.remedy}")
+            raise Refused(f"{compiler} {done.failure}", language.remedy)
         if not made.is_file():
             raise BackendUnavailable(
                 f"{compiler} reported success and wrote no object; {language.remedy}"
@@ -299,6 +299,14 @@ def _recall(
 
 
 # -- whether it works
+
+
+class Refused(BackendUnavailable):
+    """A compiler did not take a text. Where it takes others, its words alone are `said`."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(f"{said}; {remedy}")
+        self.said = said
 
 
 class _TimedOut(BackendUnavailable):

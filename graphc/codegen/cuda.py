@@ -1,6 +1,6 @@
 """The CUDA dialect: a program as one CUDA C text, and the launches that run it.
 
-Each kernel of the schedule becomes one or two functions. What a thread does never depends on how
+Each kernel of the schedule becomes one function or a few. What a thread does never depends on how
 many threads there are, and no two threads add to one float, so that results are bitwise the same in
 every run.
 

@@ -57,13 +57,10 @@ class CudaFunction(BaseFunction):
     def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
         self._parameters[f"{kind}{name}"] = Address(slot)
 
-    def _number(self, node: Node) -> str:
-        text = self.tables.plain_number(node)
-        if text:
-            return text
-        place = self.tables.numbers.setdefault(node, len(self.tables.numbers))
-        self._parameters[f"double number_{place}"] = float(value_of(node))
-        return f"({c_type(node.dtype)})number_{place}"
+    def _sized_number(self, node: Node) -> str:
+        name = f"number_{self.tables.number(node)}"
+        self._parameters[f"double {name}"] = float(value_of(node))
+        return name
 
     def argument(self, name: str, value: int) -> str:
         """A number that depends on the sizes of a call, as a parameter; its name."""
@@ -215,20 +212,29 @@ class Lanes:
 
     def loaded(self, operand: int) -> str:
         """The expression that loads an operand's pack (or element)."""
-        access = self.function.kernel.operands[operand]
-        place = self._place(access)
-        pointer = self.function.pointer(access.base)
-        return (
-            f"{pointer}[{place}]"
-            if self.width == 1
-            else f"gx_load<{self.width}>(&{pointer}[{place}])"
-        )
+        access, width = self._access(operand), self._width_of(operand)
+        element = f"{self.function.pointer(access.base)}[{self._place(access)}]"
+        return element if width == 1 else f"gx_load<{width}>(&{element})"
 
     def _place(self, access: Access) -> str:
         return index(access, self.first)
 
     def _kind(self, access: Access) -> str:
         return pack_type(access.base.dtype, self.width)
+
+    def kind(self, operand: int) -> str:
+        """The type of what `loaded` gives: a pack where neighbours lie side by side."""
+        return pack_type(self._access(operand).base.dtype, self._width_of(operand))
+
+    def which(self, operand: int) -> str:
+        """How one of the neighbours is chosen from what `loaded` gives."""
+        return ".at[e]" if self._width_of(operand) > 1 else ""
+
+    def _access(self, operand: int) -> Access:
+        return self.function.kernel.operands[operand]
+
+    def _width_of(self, operand: int) -> int:
+        return self.width if self._access(operand).strides[self.loop] == 1 else 1
 
     def before(self, line: str) -> None:
         """A line ahead of the loop over the neighbours."""
@@ -324,17 +330,14 @@ def divides(width: int, value: int) -> bool:
 
 def _reach(kernel: Kernel) -> int:
     """The largest number of an element that the kernel addresses, or of a point of its space."""
-    most = int(kernel.size)
-    for access in (*kernel.operands, *(s.access for s in kernel.stores)):
-        ends = sum(abs(int(s)) * max(0, int(n) - 1)
-                   for s, n in zip(access.strides, kernel.space, strict=True))  # fmt: skip
-        most = max(most, int(access.offset) + ends)
-    for piece in kernel.pieces:
-        for access in (piece.source, piece.target):
-            ends = sum(abs(int(s)) * max(0, int(n) - 1)
-                       for s, n in zip(access.strides, piece.shape, strict=True))  # fmt: skip
-            most = max(most, int(access.offset) + ends)
-    return most
+    accesses = [(a, kernel.space) for a in (*kernel.operands, *(s.access for s in kernel.stores))]
+    accesses += [(a, piece.shape) for piece in kernel.pieces for a in (piece.source, piece.target)]
+    reached = (
+        int(access.offset)
+        + sum(abs(int(s)) * max(0, int(n) - 1) for s, n in zip(access.strides, space, strict=True))
+        for access, space in accesses
+    )
+    return max([int(kernel.size), *reached])
 
 
 def _wrapping(node: Node, text: str) -> str:

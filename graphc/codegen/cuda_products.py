@@ -41,6 +41,10 @@ class _Matrix:
     strides: tuple[int, ...]
     itemsize: int
 
+    def address(self, offset: int) -> Address:
+        """Of an element so many behind the first."""
+        return Address(self.slot, (self.offset + offset) * self.itemsize)
+
     def row(self, rows: int, columns: int) -> tuple[int, bool] | None:
         """Elements between stored rows, and whether it is stored transposed; None if neither way
         has neighbours side by side."""
@@ -67,9 +71,18 @@ def print_product(tables: Tables, kernel: Kernel, number: int, precision: str) -
     if not k:
         fill = FillLaunch(Address(target.base), whole * result.itemsize, number)
         return CudaPrinted((), (fill,), Slots())
-    slots = Slots()
     if result.kind != "f":
         return _print_tiles(tables, wide, number)
+    return _print_library(tables, kernel, number, _matrix(target), precision)
+
+
+def _print_library(
+    tables: Tables, kernel: Kernel, number: int, out: _Matrix, precision: str
+) -> CudaPrinted:
+    """A product of floats, its stack in as few launches as it takes."""
+    c = kernel.contraction
+    assert c is not None
+    slots = Slots()
     functions: list[tuple[str, str]] = []
     launches: list[Launch] = []
     matrices: list[_Matrix] = []
@@ -81,29 +94,35 @@ def print_product(tables: Tables, kernel: Kernel, number: int, precision: str) -
             launches += copied.launches
             slots.names |= copied.slots.names
         matrices.append(matrix)
-    a, b = matrices
-    out = _Matrix(target.base, int(target.offset), tuple(map(int, target.strides)), result.itemsize)
-    a_row, b_row = a.row(m, k), b.row(k, n)
+    matrices.append(out)
+    stack, starts = _stacks(tuple(map(int, c.batch)), matrices)
+    made = _product(kernel, matrices, stack, precision)
+    for offsets in starts:
+        at = [x.address(o) for x, o in zip(matrices, offsets, strict=True)]
+        launches.append(ProductLaunch(made, at[0], at[1], at[2], number))
+    comment = f"/* {' x '.join(map(plain, (*c.batch, 1)))} times [{plain(c.m)}, {plain(c.k)}] @ "
+    comment += f"[{plain(c.k)}, {plain(c.n)}]: by the library */"
+    return CudaPrinted(tuple(functions), tuple(launches), slots, comment)
+
+
+def _product(
+    kernel: Kernel, matrices: Sequence[_Matrix], stack: _Stack, precision: str
+) -> Product:  # fmt: skip
+    """What the library is asked for, on operands that lie as it wants them."""
+    c, result = kernel.contraction, kernel.statements[0].node.dtype
+    assert c is not None
+    m, n, k = int(c.m), int(c.n), int(c.k)
+    a_row, b_row = matrices[0].row(m, k), matrices[1].row(k, n)
     assert a_row is not None
     assert b_row is not None
-    stack, rest = _stacks(tuple(map(int, c.batch)), (a, b, out))
     a_step, b_step, c_step = stack.steps
-    made = Product(
+    return Product(
         m=m, n=n, k=k, a_row=a_row[0], b_row=b_row[0], c_row=n,
         dtype=c.a.base.dtype.name, result=result.name,
         a_transposed=a_row[1], b_transposed=b_row[1],
         batch=stack.count, a_step=a_step, b_step=b_step, c_step=c_step,
         precision=precision if result.name == "float32" else "float32",
     )  # fmt: skip
-    for offsets in rest:
-        at_a, at_b, at_c = (
-            Address(x.slot, (x.offset + o) * x.itemsize)
-            for x, o in zip((a, b, out), offsets, strict=True)
-        )
-        launches.append(ProductLaunch(made, at_a, at_b, at_c, number))
-    comment = f"/* {' x '.join(map(plain, (*c.batch, 1)))} times [{plain(c.m)}, {plain(c.k)}] @ "
-    comment += f"[{plain(c.k)}, {plain(c.n)}]: by the library */"
-    return CudaPrinted(tuple(functions), tuple(launches), slots, comment)
 
 
 def _matrix(access: Access) -> _Matrix:

@@ -34,11 +34,13 @@ from graphc.codegen.shape import is_symbolic, kept_values, needed, operands, sea
 from graphc.codegen.tables import Slots, Tables, start_of
 from graphc.ir.layout import contiguous_strides
 from graphc.ir.op import Kind
-from graphc.schedule.records import Access, Kernel, Level, Load, Store, Value
+from graphc.schedule.records import Access, Kernel, Level, Load, Store
 
 REGISTERS = 64  # values of a row that a thread may hold; half as many in a block of 1024
 PACKS = 8  # vectors of a row that a thread handles where there are threads enough
 MOST_THREADS = 1024
+ACROSS = 8  # threads of a row that lies across memory, of whatever size
+BUSY = 1 << 15  # threads that keep a large device busy
 CHUNKED_FROM = 1 << 15  # elements from which a reduction to few values is cut into chunks
 CHUNK = 1 << 13  # elements of a chunk, at least
 MOST_CHUNKS = 1024
@@ -90,10 +92,15 @@ class Shape:
         """For rows with `held` values of each element to be kept in registers, and at least so many
         threads."""
         size = prod((kernel.space[i] for i in inner), start=1)
-        if is_symbolic(size):
-            return Shape(width, THREADS)
+        across = inner[-1] != len(kernel.space) - 1  # neighbours in memory are of other rows
+        if is_symbolic(kernel.size if across else size):
+            return Shape(width, ACROSS if across else THREADS)
         items = max(1, -(-int(size) // width))
         threads = least
+        if across:  # threads side by side read them together, where there are rows enough
+            while threads < THREADS and threads * kernel.size < BUSY * size and threads < items:
+                threads *= 2
+            return Shape(width, threads)
         while threads < 32 and threads < items:
             threads *= 2
         most = 32 if items <= 32 * PACKS else MOST_THREADS
@@ -127,7 +134,7 @@ class Rows:
             held = len(again) + sum(map(len, self._kept))
             least = 1 if lead else 32
             shape = Shape.of(self.kernel, inner, row_width(function, inner), held, least)
-            if lead and all(self._is_direct(stage) for stage in range(len(self._kept))):
+            if lead and all(map(self._only_gathers, range(self._stages))):
                 shape = Shape(1, 1)
         self.shape = shape
         self.block = shape.block if lead else shape.threads
@@ -180,32 +187,43 @@ class Rows:
     def stage(self, stage: int, kept: Sequence[int]) -> None:
         """One pass over the row: its reductions, its stores, and what later passes need."""
         reductions, stores = self._reductions(stage), self._stores(stage)
-        if self._is_direct(stage):
-            for i in reductions:
-                self._gather_directly(i)
-            later = any(self._stores(s) for s in range(stage + 1, len(self._kept)))
-            if reductions and later and self.shape.threads > 1:  # in place, perhaps
-                self.outer.lines.append(f"gx_wait<{self.shape.threads}>();")
-        elif reductions or stores or kept:
+        direct = self._direct_gathers(stage)
+        for i in direct:
+            self._gather_directly(i)
+        if direct and self.shape.threads > 1 and any(map(self._stores, range(stage, self._stages))):
+            self.outer.lines.append(f"gx_wait<{self.shape.threads}>();")  # in place, perhaps
+        reductions = [i for i in reductions if i not in direct]
+        if reductions or stores or kept:
             self.run(reductions, stores, kept)
 
-    def _is_direct(self, stage: int) -> bool:
-        """Whether a stage only gathers, and what it gathers from is neither written over nor kept
-        by those before, in whichever thread: then each thread reads the one element itself."""
-        statements, gathers = self.kernel.statements, self._reductions(stage)
-        if any(statements[i].node.op.kind is not Kind.GATHER for i in gathers):
-            return False
-        read = needed(self.kernel, [operands(self.kernel, i)[0] for i in gathers
-                                    if isinstance(statements[i].args[0], Value)])  # fmt: skip
-        kept = any(not read.isdisjoint(self._kept[s]) for s in range(stage))
-        work = self._kept[stage] or any(self._stores(s) for s in range(stage + 1))
-        return not (kept or work)
+    @property
+    def _stages(self) -> int:
+        return len(self._kept)
+
+    def _direct_gathers(self, stage: int) -> list[int]:
+        """The gathers from what the stages before neither write over nor keep, in whichever thread:
+        each thread reads the one element itself."""
+        statements = self.kernel.statements
+        kept = {i for s in range(stage) for i in self._kept[s]}
+        if any(self._stores(s) for s in range(stage)):
+            return []
+        return [
+            i for i in self._reductions(stage)
+            if statements[i].node.op.kind is Kind.GATHER
+            and kept.isdisjoint(needed(self.kernel, operands(self.kernel, i)))
+        ]  # fmt: skip
+
+    def _only_gathers(self, stage: int) -> bool:
+        """Whether a stage has no need of more than one thread."""
+        work = self._kept[stage] or self._stores(stage)
+        return not work and self._direct_gathers(stage) == self._reductions(stage)
 
     def run(
         self, reductions: Sequence[int], stores: Sequence[Store], kept: Sequence[int],
-        bounds: tuple[str, str] | None = None,
+        chunks: str = "",
     ) -> None:  # fmt: skip
-        """The loop over the elements of each thread. `bounds`: first and last one, of a chunk."""
+        """The loop over the elements of each thread. `chunks`: how many blocks share the row, of
+        which this is number `chunk`."""
         function, first = self.function, list(self.function.loops)
         if self.shape.width > 1:
             first[self.last] = f"{function.loops[self.last]}0"
@@ -224,7 +242,7 @@ class Rows:
             self.context.kept[i] = lambda _, a=array: a
         self.outer.lines += [
             *(one.begin for one in made),
-            *self._loop(body, first[self.last], bounds),
+            *self._loop(body, first[self.last], chunks),
             *(one.join for one in made),
         ]
         self.outer.known.update({i: self.context.names[i] for i in reductions})
@@ -263,9 +281,7 @@ class Rows:
         lanes.add(f"{place} = {value};")
         return place
 
-    def _loop(
-        self, body: Sequence[str], variable: str, bounds: tuple[str, str] | None
-    ) -> list[str]:
+    def _loop(self, body: Sequence[str], variable: str, chunks: str) -> list[str]:
         """The elements of a thread: every `threads`-th vector."""
         function, shape, kind = self.function, self.shape, self.function.index
         v, places = variable, list[str]()
@@ -274,10 +290,12 @@ class Rows:
         size, step = function.extent(self.size), shape.width * shape.threads
         own = self.thread if shape.width == 1 else f"{shape.width} * {self.thread}"
         own = "0" if shape.threads == 1 else own
-        if bounds is not None or not shape.packs:
-            low, high = bounds or ("0", size)
-            start = own if low == "0" else f"{low} + {own}"
-            head = f"for ({kind} {v} = {start}; {v} < {high}; {v} += {step}) {{"
+        if chunks:  # side by side: all blocks together go through the row
+            start, far = f"{step} * chunk + {own}", f"{step} * {chunks}"
+            head = f"for ({kind} {v} = {start}; {v} < {size}; {v} += {far}) {{"
+            return ["#pragma unroll 4", head, *places, *body, "}"]
+        if not shape.packs:
+            head = f"for ({kind} {v} = {own}; {v} < {size}; {v} += {step}) {{"
             return [head, *places, *body, "}"]
         inside = [*places, *body]
         if shape.packs * step != int(self.size):
@@ -488,19 +506,15 @@ def _print_chunks(
     slot = {i: tables.partial(chunks * int(rows.count) * function.dtype(i).itemsize)
             for i in reductions}  # fmt: skip
     count = function.argument("chunks", chunks)
-    rows.run(reductions, stores, [], ("first", "last"))
+    rows.run(reductions, stores, [], count)
     handed = [f"{function.partial(i, s)}[unit] = {function.context.names[i]};"
               for i, s in slot.items()]  # fmt: skip
-    kind, size = function.index, function.extent(rows.size, shape.width)
-    first, last = (
-        f"{shape.width} * ({kind})gx_part({size}, {c}, {count})" for c in ("chunk", "chunk + 1")
-    )
+    kind = function.index
     lines = [
         f"for ({kind} unit = blockIdx.x; unit < {function.extent(rows.count)} * {count}; "
         "unit += gridDim.x) {",
         f"const {kind} chunk = unit % {count};",
         *function.unravelled(f"(unit / {count})", lead),
-        f"const {kind} first = {first}, last = {last};",
         *rows.outer.lines,
         "if (threadIdx.x == 0) {", *handed, "}", "}",
     ]  # fmt: skip

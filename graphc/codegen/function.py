@@ -66,12 +66,9 @@ class BaseFunction:
     def _number(self, node: Node) -> str:
         """A constant of one element: as it is, or as an argument where it is made of sizes."""
         text = self.tables.plain_number(node)
-        if text:
-            return text
-        place = self.tables.numbers.setdefault(node, len(self.tables.numbers))
-        return f"({c_type(node.dtype)}){self._sized_number(place)}"
+        return text or f"({c_type(node.dtype)}){self._sized_number(node)}"
 
-    def _sized_number(self, place: int) -> str:
+    def _sized_number(self, node: Node) -> str:
         raise NotImplementedError
 
     def element(self, access: Access, variables: Sequence[str], written: bool = False) -> str:

@@ -8,6 +8,7 @@ from graphc.codegen.expression import Scope, c_type, size_name, size_text
 from graphc.codegen.function import BaseFunction, indented, sizes_in
 from graphc.codegen.shape import is_symbolic, needed
 from graphc.codegen.tables import Slot, Slots, Tables
+from graphc.ir.node import Node
 from graphc.ir.op import Kind
 from graphc.schedule.records import Kernel, Store
 
@@ -42,8 +43,8 @@ class Function(BaseFunction):
     def _declare_pointer(self, name: str, kind: str, slot: Slot) -> None:
         self._declared.append(f"{kind}const {name} = ({kind})at[{self.slots.number(slot)}];")
 
-    def _sized_number(self, place: int) -> str:
-        return f"call->numbers[{place}]"
+    def _sized_number(self, node: Node) -> str:
+        return f"call->numbers[{self.tables.number(node)}]"
 
     def store(self, scope: Scope, store: Store) -> str:
         """The line that writes a value; what it needs is printed into the scope."""

@@ -100,6 +100,10 @@ class Tables:
         sized = any(isinstance(v, Constant) and v.sized for _, v in node.attrs)
         return "" if sized and float(value) == value else literal(value, node.dtype)
 
+    def number(self, node: Node) -> int:
+        """The place of a constant made of sizes among all of them."""
+        return self.numbers.setdefault(node, len(self.numbers))
+
     def reduction(self, node: Node) -> str:
         """The name by which the vectoriser knows a reduction."""
         combine = joined(node.op.c, node.dtype, "omp_out", "omp_in")

@@ -395,6 +395,12 @@ class MemoryPlan:
     naive_nbytes: int
     alignment: int
 
+    def __repr__(self) -> str:
+        return (
+            f"<memory plan: {len(self.allocations)} buffers in {self.peak_nbytes} bytes, at least "
+            f"{self.live_nbytes} alive at once, {self.naive_nbytes} without sharing>"
+        )
+
     @cached_property
     def by_buffer(self) -> dict[Buffer, Allocation]:
         return {a.buffer: a for a in self.allocations}

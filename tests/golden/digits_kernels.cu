@@ -49,8 +49,8 @@ k1_transpose(const float *multiply_2, float *to_transpose_0)
 
 /* row over i < 128, j < 100, reduces j: multiply, tanh, max, pick, equal, where, square, subtract, exp, sum, log, add, divide */
 extern "C" __global__ void __launch_bounds__(256)
-k2_multiply_tanh_max_pick_equal_where_etc(const float *x_2, const float *scale,
-                                          const int32_t *labels, const int32_t *iota,
+k2_multiply_tanh_max_pick_equal_where_etc(const int32_t *labels, const float *x_2,
+                                          const float *scale, const int32_t *iota,
                                           float *to_multiply_5, float *to_subtract_1)
 {
     const int t = threadIdx.x % 32;
@@ -60,8 +60,14 @@ k2_multiply_tanh_max_pick_equal_where_etc(const float *x_2, const float *scale,
         gx_pack<float, 4> tanh_0_row[1];
         gx_pack<float, 4> exp_0_row[1];
         const int64_t label_pick_0 = labels[i];
+        float pick_0 = gx_nan_f32();
+        if (label_pick_0 >= 0 && label_pick_0 < 100) {
+            const float multiply_0 = x_2[100 * i + label_pick_0] * scale[label_pick_0];
+            const float tanh_0 = gx_tanh_f32(multiply_0);
+            pick_0 = tanh_0;
+        }
+        gx_wait<32>();
         float max_0_own = gx_lowest_f32();
-        gx_found<gx_only<float>> pick_0_own = {gx_nan_f32(), GX_NOWHERE};
         #pragma unroll
         for (int n = 0; n < 1; n++) {
             const int j0 = 128 * n + 4 * t;
@@ -70,17 +76,14 @@ k2_multiply_tanh_max_pick_equal_where_etc(const float *x_2, const float *scale,
                 scale_row[n] = gx_load<4>(&scale[j0]);
                 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const int j = j0 + e;
                     const float multiply_0 = x_2_row[n].at[e] * scale_row[n].at[e];
                     const float tanh_0 = gx_tanh_f32(multiply_0);
                     max_0_own = gx_maximum_f32(max_0_own, tanh_0);
-                    if (j == label_pick_0) pick_0_own = gx_found<gx_only<float>>{(float)(tanh_0), j};
                     tanh_0_row[n].at[e] = tanh_0;
                 }
             }
         }
         const float max_0 = gx_join<gx_max_of_f32, 32>(max_0_own);
-        const float pick_0 = gx_search<gx_only<float>, 32>(pick_0_own).value;
         float sum_0_own = 0.0f;
         #pragma unroll
         for (int n = 0; n < 1; n++) {
@@ -154,27 +157,34 @@ k3_sum_multiply(const float *subtract_1, float *to_multiply_1)
 extern "C" __global__ void __launch_bounds__(256)
 k4_sum_chunks(int64_t chunks, const float *multiply_5, float *sum_2_parts)
 {
-    __shared__ float sum_2_own_tile[8][32];
+    __shared__ float sum_2_own_tile[8][64];
     const int x = threadIdx.x % 32, y = threadIdx.x / 32;
-    const int chunk = blockIdx.x % (int)chunks;
-    const int tile = (blockIdx.x / (int)chunks) % ((100 + 31) / 32);
-    const int j = 32 * tile + x;
-    const bool active = j < 100;
-    float sum_2_own = 0.0f;
-    const int first = gx_part(128, chunk, (int)chunks), last = gx_part(128, chunk + 1, (int)chunks);
+    const int tiles = gridDim.x / (int)chunks;
+    const int chunk = blockIdx.x / tiles;
+    const int tile = (blockIdx.x % tiles) % ((100 + 63) / 64);
+    const int j0 = 64 * tile + 2 * x;
+    const bool active = j0 < 100;
+    float sum_2_own[2] = {0.0f, 0.0f};
     if (active) {
         #pragma unroll 4
-        for (int i = first + y; i < last; i += 8) {
-            sum_2_own = sum_2_own + multiply_5[100 * i + j];
+        for (int i = 8 * chunk + y; i < 128; i += 8 * (int)chunks) {
+            const gx_pack<float, 2> multiply_5_2 = gx_load<2>(&multiply_5[100 * i + j0]);
+            #pragma unroll
+            for (int e = 0; e < 2; e++) {
+                sum_2_own[e] = sum_2_own[e] + multiply_5_2.at[e];
+            }
         }
     }
-    sum_2_own_tile[y][x] = sum_2_own;
-    __syncthreads();
-    if (active && y == 0) {
-        for (int n = 1; n < 8; n++) sum_2_own = sum_2_own + sum_2_own_tile[n][x];
+    #pragma unroll
+    for (int e = 0; e < 2; e++) {
+        sum_2_own_tile[y][2 * x + e] = sum_2_own[e];
     }
-    if (active && y == 0) {
-        sum_2_parts[chunk * (100) + j] = sum_2_own;
+    __syncthreads();
+    const int j = 64 * tile + threadIdx.x;
+    if (threadIdx.x < 64 && j < 100) {
+        float sum_2 = sum_2_own_tile[0][threadIdx.x];
+        for (int n = 1; n < 8; n++) sum_2 = sum_2 + sum_2_own_tile[n][threadIdx.x];
+        sum_2_parts[chunk * (100) + j] = sum_2;
     }
 }
 
@@ -196,10 +206,9 @@ k4_sum_joined(int64_t chunks, float *sum_2_parts, float *to_sum_2)
     sum_2_own_tile[y][x] = sum_2_own;
     __syncthreads();
     if (active && y == 0) {
-        for (int n = 1; n < 8; n++) sum_2_own = sum_2_own + sum_2_own_tile[n][x];
-    }
-    if (active && y == 0) {
-        to_sum_2[j] = sum_2_own;
+        float sum_2 = sum_2_own_tile[0][threadIdx.x];
+        for (int n = 1; n < 8; n++) sum_2 = sum_2 + sum_2_own_tile[n][threadIdx.x];
+        to_sum_2[j] = sum_2;
     }
 }
 

@@ -39,8 +39,7 @@ def admit_on(device: Device, value: Any, what: str, wanted: TensorType) -> Any:
     """An array of the device as it is, anything else as a NumPy array to be uploaded; of the wanted
     dtype, of whatever shape. InputError, naming `what`, as on the host: arrays of the device are
     not cast."""
-    with device.active():
-        found = device.admit(value)
+    found = device.admit(value)
     if found is None:
         if not isinstance(value, np.ndarray) and any(hasattr(value, name) for name in ON_DEVICE):
             return _from_elsewhere(device, value, what, wanted)

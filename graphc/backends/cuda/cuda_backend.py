@@ -11,7 +11,7 @@ import numpy as np
 from graphc.backends.base import Availability, Backend, Options, Runner
 from graphc.backends.cuda.arrays import admit_on, fetch_from
 from graphc.backends.cuda.cupy_device import cupy_device, probe
-from graphc.backends.cuda.device import Device
+from graphc.backends.cuda.device import Device, DeviceError
 from graphc.backends.cuda.eager import EagerRunner
 from graphc.backends.cuda.emulated_device import EmulatedDevice
 from graphc.backends.cuda.emulated_module import compiler_details
@@ -28,14 +28,14 @@ Print = Callable[[Program, Options], Printed]
 def prepare(
     program: Program, options: Options, *, open_device: Callable[[], Device], printed: Print
 ) -> Runner:
-    """A runner of the compiled program; of its nodes, one by one, where it cannot be compiled but
-    the device has an array module."""
+    """A runner of the compiled program; of its nodes, one by one, where it cannot be compiled, or
+    the library refuses a product, but the device has an array module."""
     device = open_device()
     try:
         return CudaRunner(program, printed(program, options), options, device)
-    except BackendUnavailable as error:
+    except (BackendUnavailable, DeviceError) as error:
         xp = getattr(device, "xp", None)
-        if xp is None:
+        if xp is None or (isinstance(error, DeviceError) and error.late):
             raise
         return EagerRunner(program, options, device, xp, str(error))
 
@@ -92,7 +92,8 @@ def _probe_gpu(number: int) -> Availability:
 def gpu(number: int) -> Backend:
     """The backend of one GPU."""
     name = f"cuda:{number}" if number else "cuda"
-    return backend_on(name, partial(cupy_device, number), partial(_probe_gpu, number), _print)
+    opened = cache(partial(cupy_device, number))
+    return backend_on(name, opened, partial(_probe_gpu, number), _print)
 
 
 def emulator() -> Backend:

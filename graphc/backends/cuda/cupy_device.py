@@ -256,6 +256,10 @@ class CupyDevice:
         Both protocols let the current stream wait for what makes the array."""
         if isinstance(value, np.ndarray | np.generic | float | int):
             return None
+        with self.active():
+            return self._converted(value)
+
+    def _converted(self, value: Any) -> Any:
         with contextlib.suppress(Exception):  # torch refuses some dtypes in the first protocol only
             if hasattr(value, "__cuda_array_interface__"):
                 return self._cupy.asarray(value)
@@ -566,4 +570,4 @@ def _remedy() -> str:
         extra = "cuda12" if driver_version() < 13000 else "cuda13"
     except (OSError, RuntimeError):
         return NO_DRIVER
-    return f"run: pip install 'graphc[{extra}]'"
+    return f"run: python3 -m pip install '.[{extra}]' in a checkout of graphc"

@@ -15,23 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphc.codegen.launches import Product
-from graphc.errors import GraphcError
+from graphc.errors import DeviceError as DeviceError
+from graphc.errors import DeviceMemoryError as DeviceMemoryError
 from graphc.ir.tensor_type import DType
-
-
-class DeviceMemoryError(GraphcError):
-    """The device has not as many free bytes as a program needs; nothing has run."""
-
-
-class DeviceError(GraphcError, RuntimeError):
-    """The device, or a library of its, has failed; what was being computed is lost.
-
-    `late`: not what was asked for now has failed, but work that was asked for before.
-    """
-
-    def __init__(self, message: str, *, late: bool = False) -> None:
-        super().__init__(message)
-        self.late = late
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +112,8 @@ class Device(Protocol):
 
     def admit(self, value: Any) -> tuple[int, tuple[int, ...], DType, Any] | None:
         """Address, shape, dtype of a C-contiguous array that lies on this device, and what keeps it
-        alive; None for anything else. Work on other streams that makes it is waited for."""
+        alive; None for anything else. Work on other streams that makes it is waited for. Asked
+        in every call, outside of `active`."""
         ...
 
     def fresh(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
@@ -163,6 +150,6 @@ class Device(Protocol):
         ...
 
     def active(self) -> AbstractContextManager[None]:
-        """All of the above happens in this context: the device is the current one, and work comes
+        """All of the above but `admit` happens in this context: the device is the current one, and work comes
         after what was asked for in earlier contexts, on whichever stream."""
         ...

@@ -6,7 +6,7 @@ import ctypes
 
 from graphc.backends.base import Availability
 
-NO_DRIVER = "needs an NVIDIA GPU with its driver, then: pip install 'graphc[cuda13]'"
+NO_DRIVER = "needs an NVIDIA GPU with its driver, then: python3 -m pip install '.[cuda13]'"
 
 
 def driver_version() -> int:

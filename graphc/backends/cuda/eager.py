@@ -18,7 +18,6 @@ from graphc.backends.cuda.device import Device, Event
 from graphc.backends.cuda.device_peaks import device_peaks
 from graphc.backends.cuda.faults import told, waiting, watched
 from graphc.backends.cuda.parameters import Parameters
-from graphc.backends.interrupts import uninterrupted
 from graphc.backends.peaks import Peaks
 from graphc.evaluate import evaluate_all
 from graphc.ir.node import Node
@@ -48,19 +47,23 @@ class EagerRunner:
         with told(device):
             self.parameters.find()
 
-    def __call__(self, inputs: Sequence[Any], draws: Draws) -> list[Any]:
+    def __call__(
+        self, inputs: Sequence[Any], draws: Draws, count: Callable[[], None] = lambda: None
+    ) -> list[Any]:
         self._work.pending = True
         with told(self.device), self.parameters.held():
-            return self._run(inputs, lambda values: self._evaluate(values, draws))
+            return self._run(inputs, lambda values: self._evaluate(values, draws), count)
 
-    def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
+    def run_many(
+        self, inputs: Sequence[Any], draws: Draws, count: int, done: Callable[[int], None]
+    ) -> list[Any]:
         """`count` steps, on the slices of the inputs along their leading axis."""
         with self.device.active():
             made = [self.device.fresh((count, *shape), buffer.dtype)
                     for _, buffer, shape in self.program.results]  # fmt: skip
         for i in range(count):
             step = Draws(draws.seed, draws.step + i, draws.numbers)
-            results = self([array[i] for array in inputs], step)
+            results = self([array[i] for array in inputs], step, lambda: done(1))
             with self.device.active():
                 for (_, address), result in zip(made, results, strict=True):
                     self._copy_from(result, address + i * result.nbytes, result.nbytes)
@@ -107,9 +110,13 @@ class EagerRunner:
     # -- a step
 
     def _run(
-        self, inputs: Sequence[Any], evaluate: Callable[[dict[Node, Any]], dict[Node, Any]]
+        self,
+        inputs: Sequence[Any],
+        evaluate: Callable[[dict[Node, Any]], dict[Node, Any]],
+        count: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """Results and new values are computed first; then all parameters change together."""
+        """Results and new values are computed first; then all parameters change together, and the
+        step counts."""
         values: dict[Node, Any] = {n: self._given(inputs[i]) for i, n in self._inputs}
         for param in self.graph.params:
             values[param] = self._copied(
@@ -118,11 +125,7 @@ class EagerRunner:
         done = evaluate(values)
         results = [self._owned(node, done[node]) for _, node in self.graph.outputs]
         new = [self._owned(node, done[node]) for _, node in self.graph.updates]
-        try:
-            uninterrupted(lambda: self._store(new))
-        except BaseException as error:
-            self.parameters.invalidate(error)
-            raise
+        self.parameters.update(lambda: (self._store(new), count()))
         return results
 
     def _store(self, new: Sequence[Any]) -> None:

@@ -7,9 +7,10 @@ it is asked for; what is wrong with it is raised there, and the device can be us
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from graphc.backends.cuda.device import Event, Facts
 from graphc.backends.cuda.emulated_memory import EmulatedBlock, EmulatorError, Memory, view
 from graphc.backends.cuda.emulated_module import ORDERS, Kernel, Module
 from graphc.backends.cuda.libraries import load_stand_in
+from graphc.backends.interrupts import uninterrupted
 from graphc.codegen.launches import Product
 from graphc.ir.tensor_type import DType
 
@@ -59,6 +61,7 @@ class EmulatedDevice:
         self.memory = Memory(capacity, alignment, at_end=at_end)
         self._seed = seed * 0x1000003
         self._recording: EmulatedRecording | None = None
+        self._lock = threading.RLock()
 
     # -- memory
 
@@ -169,8 +172,11 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         self._refuse_recording("synchronize")
 
-    def active(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def active(self) -> Generator[None]:
+        """One thread at a time, or what one does would be recorded by another."""
+        with self._lock:
+            yield
 
     @cached_property
     def _products(self) -> CublasLt:
@@ -219,6 +225,10 @@ class EmulatedRecording:
         self.works: list[Work] = []
 
     def replay(self) -> None:
+        """All of it: on a GPU it is one launch, of which an interrupt leaves no half."""
+        uninterrupted(self._work)
+
+    def _work(self) -> None:
         for work in self.works:
             work()
 

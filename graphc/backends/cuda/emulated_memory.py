@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,16 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from graphc.backends.cuda.device import DeviceMemoryError
-from graphc.errors import GraphcError
+from graphc.errors import DeviceMemoryError
+from graphc.errors import EmulatorError as EmulatorError
 
 PAGE = mmap.PAGESIZE
 GUARD_NBYTES = max(PAGE, 1 << 16)  # on each side of an allocation; nothing backs them
 UNUSED = 0xFF  # in each byte of fresh memory: NaN in all kinds of floats, -1 in integers
-
-
-class EmulatorError(GraphcError, RuntimeError):
-    """A kernel, or another work of the emulated device, did what it must not do."""
 
 
 class Fence(ctypes.Structure):
@@ -40,12 +37,15 @@ class Fence(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An allocation, and the accessible pages that hold it."""
+    """An allocation, and the accessible pages that hold it; `owner` keeps them."""
 
     start: int
     nbytes: int
     pages: int
     pages_nbytes: int
+    owner: Pages
+    name: str = ""
+    itemsize: int = 1
 
     @property
     def fences(self) -> tuple[Fence, Fence]:
@@ -54,6 +54,9 @@ class Place:
 
     def distance(self, address: int) -> str:
         """Where an address lies, in words."""
+        if self.name:
+            element, count = (address - self.start) // self.itemsize, self.nbytes // self.itemsize
+            return f"element {element} of parameter {self.name}, which has {count}"
         if address < self.start:
             return f"{self.start - address} bytes before the start of {self.nbytes} bytes"
         past = address - self.start - self.nbytes
@@ -65,11 +68,12 @@ class Place:
 class EmulatedBlock:
     """Memory that is given back when nothing refers to it."""
 
-    __slots__ = ("__weakref__", "address", "nbytes")
+    __slots__ = ("__weakref__", "_memory", "address", "nbytes")
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, memory: Memory) -> None:
         self.address = place.start
         self.nbytes = place.nbytes
+        self._memory = memory  # which keeps the pages
 
     def array(self) -> np.ndarray:
         """Its bytes; the array keeps the block alive."""
@@ -81,6 +85,9 @@ class Memory:
 
     `at_end` False puts them behind the page in front instead: then what finds accesses at once are
     those before a start, and those past an end are left to the fence.
+
+    The end of a block is only noted, and its pages are given back at the next look at the memory:
+    Python loses an interrupt that comes while it finalizes.
     """
 
     def __init__(self, capacity: int, alignment: int = 256, *, at_end: bool = True) -> None:
@@ -88,42 +95,48 @@ class Memory:
         self.alignment = alignment
         self.at_end = at_end
         self._places: dict[int, Place] = {}
+        self._blocks: dict[int, weakref.KeyedRef[int, EmulatedBlock]] = {}
+        self._ended: list[weakref.KeyedRef[int, EmulatedBlock]] = []
         self._fences: ctypes.Array[Fence] | None = None
         self._holders = 0
-        self._unused: list[Place] = []  # to be given back when no one holds them
+        self._lock = threading.RLock()
 
     @property
     def free_nbytes(self) -> int:
-        return self.capacity - sum(self._rounded(p.nbytes) for p in self._places.values())
+        places = self._look()
+        return self.capacity - sum(self._rounded(p.nbytes) for p in places)
 
-    def allocate(self, nbytes: int) -> EmulatedBlock:
-        """Memory with all bytes 0xff."""
+    def allocate(self, nbytes: int, what: tuple[str, int] = ("", 1)) -> EmulatedBlock:
+        """Memory with all bytes 0xff. `what`: the name of the parameter that it is for, and the
+        bytes of one of its elements."""
         padded = self._rounded(nbytes)
         if padded > self.free_nbytes:
             raise DeviceMemoryError(
                 f"the emulated device has {self.free_nbytes} free bytes, not {nbytes}"
             )
         pages_nbytes = -(-padded // PAGE) * PAGE
-        pages = guarded(pages_nbytes)
-        ctypes.memset(pages, UNUSED, pages_nbytes)
-        start = pages + (pages_nbytes - padded if self.at_end else 0)
-        place = Place(start, nbytes, pages, pages_nbytes)
-        block = EmulatedBlock(place)
-        self._places[start] = place
-        self._fences = None
-        weakref.finalize(block, self._free, place).atexit = False
+        pages = Pages(pages_nbytes)
+        ctypes.memset(pages.start, UNUSED, pages_nbytes)
+        start = pages.start + (pages_nbytes - padded if self.at_end else 0)
+        place = Place(start, nbytes, pages.start, pages_nbytes, pages, *what)
+        block = EmulatedBlock(place, self)
+        with self._lock:
+            self._blocks[start] = weakref.KeyedRef(block, self._ended.append, start)
+            self._places[start] = place
+            self._fences = None
         return block
 
     def fences(self) -> ctypes.Array[Fence]:
         """Of all allocations: two of each."""
+        places = self._look()
         if self._fences is None:
-            found = [fence for place in list(self._places.values()) for fence in place.fences]
+            found = [fence for place in places for fence in place.fences]
             self._fences = (Fence * len(found))(*found)
         return self._fences
 
     def check(self, address: int, nbytes: int, what: str) -> None:
         """Raise EmulatorError if these bytes are not all in one allocation."""
-        for place in list(self._places.values()):
+        for place in self._look():
             if place.start <= address and address + nbytes <= place.start + place.nbytes:
                 return
         if nbytes:
@@ -132,7 +145,7 @@ class Memory:
 
     def describe(self, address: int) -> str:
         """Where an address lies in, or near, an allocation; "" if it does neither."""
-        for place in list(self._places.values()):
+        for place in self._look():
             last = place.pages + place.pages_nbytes + GUARD_NBYTES
             if place.pages - GUARD_NBYTES <= address < last:
                 return place.distance(address)
@@ -144,21 +157,23 @@ class Memory:
     @contextmanager
     def held(self) -> Generator[None]:
         """While it lasts, all allocations stay where they are, whether referred to or not."""
+        self._look()
         self._holders += 1
         try:
             yield
         finally:
             self._holders -= 1
-            while self._unused and not self._holders:
-                self._free(self._unused.pop())
 
-    def _free(self, place: Place) -> None:
-        if self._holders:
-            self._unused.append(place)
-            return
-        del self._places[place.start]
-        self._fences = None
-        _unmap(place.pages, place.pages_nbytes)
+    def _look(self) -> list[Place]:
+        """All allocations; pages of blocks that have ended are given back."""
+        with self._lock:
+            while self._ended and not self._holders:
+                start = self._ended[-1].key  # again, should an interrupt come here
+                self._fences = None
+                self._places.pop(start, None)
+                self._blocks.pop(start, None)
+                self._ended.pop()
+            return list(self._places.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,37 +193,32 @@ def view(address: int, nbytes: int, owner: object = None) -> np.ndarray:
 # -- pages
 
 
-@cache
-def _system() -> ctypes.CDLL:
-    """The C library's functions for pages."""
-    library = ctypes.CDLL(None, use_errno=True)
-    size, number = ctypes.c_size_t, ctypes.c_int
-    library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
-    library.mprotect.argtypes = [ctypes.c_void_p, size, number]
-    library.munmap.argtypes = [ctypes.c_void_p, size]
-    return library
+class Pages:
+    """New pages, whole ones, with pages before and after that cannot be accessed."""
 
+    __slots__ = ("_mapped", "start")
 
-def guarded(nbytes: int) -> int:
-    """The address of new pages, whole ones, with pages before and after that cannot be accessed."""
-    system, nothing = _system(), 0
-    whole = nbytes + 2 * GUARD_NBYTES
-    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    start = system.mmap(None, whole, nothing, kind, -1, 0)
-    if start in (None, ctypes.c_void_p(-1).value):
-        raise DeviceMemoryError(f"no {nbytes} bytes: {os.strerror(ctypes.get_errno())}")
-    if nbytes:
-        allow = mmap.PROT_READ | mmap.PROT_WRITE
-        if system.mprotect(start + GUARD_NBYTES, nbytes, allow):
-            raise DeviceMemoryError(f"no {nbytes} bytes: {os.strerror(ctypes.get_errno())}")
-    return start + GUARD_NBYTES
+    def __init__(self, nbytes: int) -> None:
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            self._mapped = mmap.mmap(-1, nbytes + 2 * GUARD_NBYTES, kind)  # it unmaps itself
+        except (OSError, OverflowError) as error:
+            raise DeviceMemoryError(f"no {nbytes} bytes: {error}") from error
+        first = ctypes.addressof(ctypes.c_char.from_buffer(self._mapped))
+        self.start = first + GUARD_NBYTES
+        forbid(first, GUARD_NBYTES)
+        forbid(self.start + nbytes, GUARD_NBYTES)
 
 
 def forbid(address: int, nbytes: int) -> None:
     """Let no one access these pages."""
-    _system().mprotect(address, nbytes, 0)
+    if _mprotect()(address, nbytes, 0):
+        raise DeviceMemoryError(f"pages cannot be guarded: {os.strerror(ctypes.get_errno())}")
 
 
-def _unmap(pages: int, nbytes: int) -> None:
-    _system().munmap(pages - GUARD_NBYTES, nbytes + 2 * GUARD_NBYTES)
+@cache
+def _mprotect() -> Any:
+    """The C library's function."""
+    function = ctypes.CDLL(None, use_errno=True).mprotect
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function

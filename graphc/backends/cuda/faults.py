@@ -7,6 +7,7 @@ has waited for yet.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,21 @@ class Work:
 
 
 _known: WeakKeyDictionary[Device, WeakKeyDictionary[Work, None]] = WeakKeyDictionary()
+_knowing = threading.RLock()  # one thread compiles while another waits
 
 
 def watched(device: Device, name: str, program: Program) -> Work:
     """The work of a program, to be suspected as long as the record lives."""
     work = Work(name, program)
-    _known.setdefault(device, WeakKeyDictionary())[work] = None
+    with _knowing:
+        _known.setdefault(device, WeakKeyDictionary())[work] = None
     return work
+
+
+def _pending(device: Device) -> list[Work]:
+    """The works that nobody has waited for."""
+    with _knowing:
+        return [work for work in _known.get(device, ()) if work.pending]
 
 
 def invalidate(param: Param, error: BaseException) -> None:
@@ -58,7 +67,7 @@ def invalidate(param: Param, error: BaseException) -> None:
 
 def tell(device: Device, error: DeviceError) -> None:
     """Raise a late fault with all that is known about it; return where nothing is to be added."""
-    suspects = [work for work in _known.get(device, ()) if work.pending]
+    suspects = _pending(device)
     if not error.late or not suspects:
         return
     said = [str(error), *(work.lose(error) for work in suspects)]
@@ -84,7 +93,7 @@ def waiting(device: Device) -> Generator[None]:
     """The same for who waits for all work of the device: without a fault, nobody is suspected."""
     with told(device):
         yield
-    for work in _known.get(device, ()):
+    for work in _pending(device):
         work.pending = False
 
 

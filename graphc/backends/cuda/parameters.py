@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +105,19 @@ class Parameters:
             raise
         for param in self.updates:
             param.storage.invalid = ""  # a call that failed midway has done no harm
+
+    def update(self, step: Callable[[], object]) -> None:
+        """Do what updates parameters. An interrupt waits for its end, when all is well; if it fails
+        midway, the values are lost."""
+
+        def whole() -> None:
+            try:
+                step()
+            except BaseException as error:
+                self.invalidate(error)
+                raise
+
+        uninterrupted(whole)
 
     def invalidate(self, error: BaseException) -> None:
         """A step failed midway: the values that it was to update count as lost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from graphc.backends.cuda.ways import (
     Direct,
     Parts,
     Replayed,
+    Way,
     is_replayed,
     reason,
     results_of,
@@ -81,7 +82,7 @@ class CudaRunner:
             results_of(program),
             bool(options.numbers), self.memory.rooms.take(STATE_NBYTES),
         )  # fmt: skip
-        self._way = (Replayed if is_replayed(program) else Direct)(self._parts)
+        self._way: Way = (Replayed if is_replayed(program) else Direct)(self._parts)
         self._work = watched(device, options.name, program)
         self._walked = False  # kernel by kernel
         with told(device):
@@ -121,12 +122,14 @@ class CudaRunner:
             raise
         return results
 
-    def run_many(self, inputs: Sequence[Any], draws: Draws, count: int) -> list[Any]:
+    def run_many(
+        self, inputs: Sequence[Any], draws: Draws, count: int, done: Callable[[int], None]
+    ) -> list[Any]:
         """`count` steps, on the slices of the inputs along their leading axis."""
         self._work.pending = True
         with told(self.device), self.memory.held():
             self._set_state(draws)
-            results = self._way.run_many(inputs, count)
+            results = self._way.run_many(inputs, count, done)
             self._state = draws.seed, draws.step + count
         return results
 

@@ -7,6 +7,7 @@ slots and out of them. Large ones cost more to copy than launches do.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +19,7 @@ from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.device import Block, Device, DeviceError, Event, Recording
 from graphc.backends.cuda.launching import Call, Launches
 from graphc.backends.cuda.memory import ALIGNMENT, DeviceMemory
-from graphc.backends.cuda.staging import WORD, Berth, Staging
-from graphc.backends.interrupts import uninterrupted
+from graphc.backends.cuda.staging import BERTHS, WORD, Berth, Staging
 from graphc.codegen.tables import Slot
 from graphc.ir.node import Node
 from graphc.ir.op import Kind
@@ -32,6 +32,7 @@ SHARE = 20  # or up to one part in so many of all bytes that the kernels move
 TOGETHER = 16  # steps in a recording of many, at most
 LONGEST = 4096  # launches in a recording of many steps
 THREADS = 256
+Done = Callable[[int], None]
 FUNCTIONS = ("gx_fetch", "gx_deliver", "gx_advance")  # of kernels/step.cuh
 
 
@@ -74,13 +75,9 @@ class Parts:
         made = [self.device.fresh((*lead, *r.shape), r.dtype) for r in self.results]
         return [array for array, _ in made], [address for _, address in made]
 
-    def run(self, step: Call) -> None:
-        """Do what updates parameters, call by call; if it fails midway, their values are lost."""
-        try:
-            uninterrupted(step)
-        except BaseException as error:
-            self.memory.invalidate(error)
-            raise
+    def run(self, step: Callable[[], object]) -> None:
+        """Do what updates parameters, call by call."""
+        self.memory.update(step)
 
     def replay(self, recording: Recording) -> None:
         """The same with one launch, which an interrupt finds done or not begun."""
@@ -97,12 +94,17 @@ class Parts:
 class Way(Protocol):
     """A way to run. Everything is called while the memory is held."""
 
+    @property
+    def why_not(self) -> str:
+        """Why it runs otherwise than `reason` says; "" if it does not."""
+        ...
+
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """One step."""
         ...
 
-    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
-        """One step for each index of the leading axes."""
+    def run_many(self, inputs: Sequence[Any], count: int, done: Done) -> list[Any]:
+        """One step for each index of the leading axes; `done` counts them, with the updates."""
         ...
 
     def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
@@ -209,28 +211,37 @@ class Replayed:
         arrays, addresses = self.parts.fresh()
         recording = self._recording(1, counting=False, fetching=_any_on_device(inputs))
         berth = self._stage(inputs, addresses)
-        self.parts.replay(recording)
+        try:
+            self.parts.replay(recording)
+        except KeyboardInterrupt:  # at its end
+            berth.event.record()
+            raise
         self._ran = True
         berth.event.record()
         return arrays
 
-    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
+    def run_many(self, inputs: Sequence[Any], count: int, done: Done) -> list[Any]:
         given = [_on_device(self.parts.device, array) for array in inputs]
         arrays, addresses = self.parts.fresh(count)
         berth = self._stage(given, addresses)
-
-        def steps() -> None:
-            left = count
+        left = count
+        try:
             while left:
-                most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.chosen))))
-                together = most if self._ran and left >= most else 1
-                self._recording(together, counting=True, fetching=bool(given)).replay()
+                together = self._together(left)
+                recording = self._recording(together, counting=True, fetching=bool(given))
+                self.parts.run(lambda r=recording, n=together: (r.replay(), done(n)))
                 self._ran = True
                 left -= together
-
-        self.parts.run(steps)
+        except KeyboardInterrupt:  # between steps
+            berth.event.record()
+            raise
         berth.event.record()
         return arrays
+
+    def _together(self, left: int) -> int:
+        """How many of so many steps the next recording has."""
+        most = min(TOGETHER, max(1, LONGEST // max(1, len(self.parts.launches.chosen))))
+        return most if self._ran and left >= most else 1
 
     def time(self, inputs: Sequence[Any], waits: bool) -> list[float]:
         fetch, deliver, launches, _ = self._calls()
@@ -370,7 +381,7 @@ class Direct:
         self.parts = parts
         self._slots: dict[Buffer, Block] = {}
         self._index = parts.memory.rooms.take(WORD)
-        self._kept: list[list[Any]] = [[], []]  # the caller's arrays of the latest calls
+        self._kept: deque[tuple[Event, list[Any]]] = deque()  # the caller's arrays, by call
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         arrays, addresses = self.parts.fresh()
@@ -378,12 +389,16 @@ class Direct:
         self._keep(inputs)
         return arrays
 
-    def run_many(self, inputs: Sequence[Any], count: int) -> list[Any]:
+    def run_many(self, inputs: Sequence[Any], count: int, done: Done) -> list[Any]:
         arrays, addresses = self.parts.fresh(count)
         sizes = [result.nbytes for result in self.parts.results]
-        for i in range(count):
-            targets = [a + i * nbytes for a, nbytes in zip(addresses, sizes, strict=True)]
-            self._step([array[i] for array in inputs], targets)
+        try:
+            for i in range(count):
+                targets = [a + i * nbytes for a, nbytes in zip(addresses, sizes, strict=True)]
+                self._step([array[i] for array in inputs], targets, lambda: done(1))
+        except KeyboardInterrupt:  # between steps
+            self._keep(inputs)
+            raise
         self._keep(inputs)
         return arrays
 
@@ -397,11 +412,13 @@ class Direct:
         del arrays  # until here the launches wrote to them
         return found
 
-    def _step(self, inputs: Sequence[Any], targets: Sequence[int]) -> None:
+    def _step(
+        self, inputs: Sequence[Any], targets: Sequence[int], count: Call = lambda: None
+    ) -> None:
         before, launches, after = self._calls(inputs, targets)
         if self.parts.draws:
             after.append(self._advance())
-        self.parts.run(lambda: in_turn([*before, *launches, *after]))
+        self.parts.run(lambda: in_turn([*before, *launches, *after, count]))
 
     def _calls(
         self, inputs: Sequence[Any], targets: Sequence[int]
@@ -451,8 +468,14 @@ class Direct:
         return parts.device.launcher(parts.functions["gx_advance"], 1, 1, arguments)
 
     def _keep(self, inputs: Sequence[Any]) -> None:
-        """The device may still be reading: two calls later it has the arrays no more."""
-        self._kept = [self._kept[1], list(inputs)]
+        """Let go of the arrays of a call only when the device has read them: their memory may be
+        another library's, which does not wait for this one's work."""
+        event = self.parts.device.event()
+        event.record()
+        self._kept.append((event, [given for given in inputs if isinstance(given, DeviceArray)]))
+        if len(self._kept) > BERTHS:
+            self._kept[0][0].wait()
+            self._kept.popleft()
 
 
 def _is_aligned(address: int) -> bool:
