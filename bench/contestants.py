@@ -88,7 +88,7 @@ def on_backend(workload: Workload, job: Job, *, backend: str, many: bool = False
     """The compiled program on one of graphc's backends; `many` steps a call where that is asked."""
     exe = gx.compile(
         job.outputs, updates=job.updates, backend=backend, name=workload.name,
-        precision="tf32" if workload.precision == "tf32" else "float32",
+        precision={"bfloat16": "bf16"}.get(workload.precision, workload.precision),
     )  # fmt: skip
     facts = {"launches": len(exe.kernels), "peak bytes": exe.plan.peak_nbytes}
     on_gpu = backend == "cuda"
