@@ -79,6 +79,7 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         if not report.complete:
             raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
     _put(trainer, facts, arrays, {**params, **states})
+    trainer.forget_programs()  # the optimizer may have other states than before
 
 
 def _put(
