@@ -45,8 +45,9 @@ from graphc.train.trainer import Trainer
 __all__ = [
     "L1", "L2", "LOSSES", "METRICS", "SGD", "Adagrad", "Adam", "AdamW", "Augmentation", "Batches",
     "Callback", "Checkpoint", "Constant", "Cosine", "Crop", "Cutout", "EarlyStopping",
-    "Exponential", "Flip", "GradientReport", "History", "MaxNorm", "Metric", "Mixup", "Noise", "Optimizer",
-    "ProgressBar", "RMSProp", "Reading", "ReduceOnPlateau", "Rotate", "Scale", "Schedule", "Shift",
-    "Standardise", "Step", "Trainer", "Warmup", "Zoom", "accuracy", "binary_accuracy",
-    "check_data", "confusion_matrix", "expand", "gradient_report", "split", "top_k",
+    "Exponential", "Flip", "GradientReport", "History", "MaxNorm", "Metric", "Mixup", "Noise",
+    "Optimizer", "ProgressBar", "RMSProp", "Reading", "ReduceOnPlateau", "Rotate", "Scale",
+    "Schedule", "Shift", "Standardise", "Step", "Trainer", "Warmup", "Zoom", "accuracy",
+    "binary_accuracy", "check_data", "confusion_matrix", "expand", "gradient_report", "split",
+    "top_k",
 ]  # fmt: skip

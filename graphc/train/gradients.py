@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import graphc as gx
-from graphc.train.callbacks import Callback, Row
+from graphc.train.callbacks import Callback
 from graphc.train.network import Network, Signature, below, to_numpy
 from graphc.train.source import as_source
 
@@ -91,10 +91,11 @@ class GradientReport(Callback):
         frozen = [p.trainable for p in network.params.values()]
         made_of = [network, trainer.optimizer, *frozen]
         if [id(a) for a in made_of] != [id(a) for a in self._made_of]:
-            outputs = _figures(trainer, network)
-            self._program = trainer.compiled("gradients", outputs, training=True)
+            figures = {**network.outputs, **_figures(trainer, network)}  # whose inputs are x and y
+            self._program = trainer.compiled("gradients", figures, training=True)
             self._made_of = made_of
-        found = {k: float(to_numpy(v)) for k, v in self._program(x=x, y=y).items()}
+        outputs = self._program(x=x, y=y)
+        found = {k: float(to_numpy(v)) for k, v in outputs.items() if k not in network.outputs}
         made = _readings(trainer.step, found, len(x), network)
         self.readings.extend(made)
         for kind, words in _troubles(made):
