@@ -172,6 +172,7 @@ class Loop:
                 program(x=x, y=y)
             except gx.NonFiniteError as error:
                 self.window.clear()
+                trainer.check_targets(y, self._place())  # of a stream, not seen before training
                 raise gx.NonFiniteError(f"{self._place()}: {error}") from None
             run.step += 1
             run.position += 1

@@ -49,6 +49,8 @@ class Optimizer:
         self.schedule = as_schedule(rate)
         self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        if not isinstance(factors or {}, Mapping):
+            raise gx.InputError(f"factors={factors!r}: need a dict of patterns and numbers")
         self.factors = {
             k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in (factors or {}).items()
         }

@@ -36,7 +36,7 @@ from graphc.train.network import (
 )
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty
-from graphc.train.source import Source, as_source, check_labels
+from graphc.train.source import Source, as_source, check_labels, check_shares
 from graphc.train.totals import Totals, fetch
 
 ROWS = 1024  # at a time, where nothing is trained
@@ -130,7 +130,7 @@ class Trainer:
         held_out = None
         if validation is not None:
             held_out = as_source(validation, "validation", ROWS)
-            self._check_labels(held_out, held_out.first())
+            self._check_fits(held_out, held_out.first())
         network = self.network
         cached = self._cached(source, held_out, progress) if self._cache_nbytes else None
         if cached is not None:
@@ -300,12 +300,28 @@ class Trainer:
         """The graph for these data, which are looked at."""
         first = source.first()
         self.declare(Signature.of(*first, self.floats()))
-        self._check_labels(source, first)
+        self._check_fits(source, first)
 
-    def _check_labels(self, source: Source, first: tuple[Any, Any]) -> None:
+    def _check_fits(self, source: Source, first: tuple[Any, Any]) -> None:
+        """InputError for rows of other shapes than the network takes, and for unfit targets."""
+        signature = self.network.signature
+        for name, (x, y) in source.pieces(first):
+            for what, have, need in (
+                ("x", x.shape[1:], signature.x_shape), ("y", y.shape[1:], signature.y_shape)
+            ):  # fmt: skip
+                if tuple(have) != need:
+                    raise gx.InputError(
+                        f"{name}: rows of {what} have shape {tuple(have)}; those that the model is "
+                        f"trained on have {need}"
+                    )
+            self.check_targets(y, name)
+
+    def check_targets(self, y: Any, name: str) -> None:
+        """InputError for targets that the loss is not made for."""
         if self._loss is gx.softmax_cross_entropy:
-            _, labels = source.whole() or first
-            check_labels(labels, self.network.classes, source.name)
+            check_labels(y, self.network.classes, name)
+        elif self._loss in (gx.sigmoid_cross_entropy, gx.binary_cross_entropy):
+            check_shares(y, name)
 
 
 def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
