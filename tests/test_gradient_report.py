@@ -181,13 +181,12 @@ def test_each_trouble_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
 # -- it only looks
 
 
-@pytest.mark.usefixtures("backend")
 def test_the_training_is_not_changed() -> None:
     """Dropout draws, states and parameters are as without."""
     ends: list[dict[str, np.ndarray]] = []
     for callbacks in ([], [train.GradientReport(every=1, tell=False)]):
         model = nn.Sequential(nn.Dense(6, 8, "relu"), nn.Dropout(0.5), nn.Dense(8, 2))
-        made = trainer(model, train.Adam(0.01))
+        made = trainer(model, train.Adam(0.01), backend="numpy")
         made.fit(train.Batches(X, Y, 32), 2, callbacks=callbacks, progress=False)
         ends.append({n: p.value for n, p in made.state().items()})
     assert same(*ends)

@@ -102,15 +102,18 @@ def test_frozen_parameters_keep_their_bits(cache: bool) -> None:
         assert stays == (not name.startswith("layers.2")), name
 
 
-def test_patterns_may_name_frozen_parameters() -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_patterns_may_name_frozen_parameters(cache: bool) -> None:
     """One trainer serves both phases, so its patterns hold in both."""
     made = trainer(
         optimizer=train.AdamW(0.01, on="layers.0*", factors={"layers.0*": 0.1}), backend="numpy",
         penalties=[train.L2(0.1, on="layers.0*")], limits=[train.MaxNorm(1, on="layers.0.weight")],
+        cache_features=cache,
     )  # fmt: skip
-    assert "penalty" not in made.fit(batches(), 1).rows[0]
+    assert "penalty" not in made.fit(batches(), 1, progress=False).rows[0]
+    assert cache == ("computed once" in made.feature_note)
     made.model.unfreeze("*")
-    assert made.fit(batches(), 1).rows[1]["penalty"] > 0
+    assert made.fit(batches(), 1, progress=False).rows[1]["penalty"] > 0
 
 
 # -- what a parameter begins with that is trained later
@@ -142,24 +145,42 @@ def gradients(made: train.Trainer) -> dict[str, np.ndarray]:
     return dict(zip(net.params, found(x=TRAINED[0], y=TRAINED[1]), strict=True))
 
 
-def test_adam_counts_the_steps_of_a_late_parameter_from_its_first(tmp_path: Path) -> None:
+def test_adam_counts_the_steps_of_a_late_parameter_from_its_first() -> None:
     """At t = 1 the step is r g / |g|. With the t of the others it would be three times larger."""
-    made = trainer(optimizer=train.Adam(0.01), backend="numpy")
+    made = adam()
     made.fit(batches(), 3)
     start = values(made.model)
     made.model.unfreeze("*")
-    made.save(tmp_path / "before.safetensors")
     made.fit(TRAINED, 1)
     steps = {n: abs(v - start[n]).max() for n, v in values(made.model).items()}
     assert steps["layers.0.weight"] == pytest.approx(0.01, rel=1e-3)
     assert steps["layers.1.bias"] == pytest.approx(0.01, rel=1e-3)
-    made.save(tmp_path / "after.safetensors")
-    other = trainer(optimizer=train.Adam(0.01), backend="numpy")
-    other.fit(batches(), 1)  # its program knows no late parameter
-    other.restore(tmp_path / "after.safetensors")
+
+
+def test_files_from_before_and_after_unfreezing(tmp_path: Path) -> None:
+    """Either is taken up by a trainer whose optimizer has other states than the file."""
+    made = adam()
+    made.fit(batches(), 2)
+    made.save(tmp_path / "before.safetensors")
+    made.model.unfreeze("*")
     made.fit(batches(), 1)
+    made.save(tmp_path / "after.safetensors")
+    made.fit(batches(), 1)
+
+    other = adam()
+    other.model.unfreeze("*")
+    other.fit(batches(), 1)  # its program knows no parameter that began later
+    other.restore(tmp_path / "after.safetensors")
     other.fit(batches(), 1)
     assert same(values(made.model), values(other.model))
+    other.restore(tmp_path / "before.safetensors")
+    other.model.unfreeze("*")
+    other.fit(batches(), 2)
+    assert same(values(made.model), values(other.model))
+
+
+def adam() -> train.Trainer:
+    return trainer(optimizer=train.Adam(0.01), backend="numpy")
 
 
 def test_another_optimizer_is_taken_up() -> None:

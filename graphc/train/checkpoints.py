@@ -91,6 +91,7 @@ def _put(
         param.value = values[name]
         if name in trainer.network.params:
             param.trainable = name not in facts["frozen"]
+    trainer.optimizer.keep_states(values)
     run = trainer.run
     trainer.seed = int(facts["seed"])
     run.step, run.epoch, run.position = (int(facts[k]) for k in ("step", "epoch", "position"))

@@ -9,7 +9,7 @@ rate is a Param, too: a new rate compiles nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import reduce
 from operator import add
@@ -106,6 +106,14 @@ class Optimizer:
         for kind in self.shared:
             self._shared_state(kind, params, 0.0)
         return {n: p for n, p in self.state(params).items() if n in wanted}
+
+    def keep_states(self, names: Container[str]) -> None:
+        """Forget all states of other names: those parameters begin anew when they are trained."""
+        for param, states in list(self._states.items()):
+            kept = {kind: s for kind, s in states.items() if s.name in names}
+            self._states[param] = kept
+            if not kept:
+                del self._states[param]
 
     def _state(self, param: gx.Param, name: str) -> gx.Param:
         """One state of a parameter, at first zeros."""
