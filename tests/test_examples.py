@@ -1,6 +1,7 @@
 """The examples run as a reader runs them, outside the checkout, and reach what they promise."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,3 +35,18 @@ def test_neurons(root: Path, tmp_path: Path) -> None:
     assert source.count("multiply") >= 20
     has_dot = shutil.which("dot") is not None
     assert (tmp_path / "out" / "neurons" / "neurons.svg").exists() == has_dot
+
+
+def test_gradients(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    main = runpy.run_path(str(root / "docs" / "examples" / "gradients.py"))["main"]
+    found = main(epochs=3, picture=tmp_path / "gradients.png", backend="numpy")
+    first, last = found["sigmoid"].readings[0], found["sigmoid"].readings[9]
+    assert first.gradient < 1e-4 * last.gradient
+    assert "vanishing" in found["sigmoid"].warnings
+    first, last = found["relu"].readings[0], found["relu"].readings[9]
+    assert 0.1 < first.gradient / last.gradient < 10
+    assert found["relu"].warnings == {}
+    assert "the gradient vanishes in layers.0" in capsys.readouterr().out
+    assert (tmp_path / "gradients.png").read_bytes()[:4] == b"\x89PNG"

@@ -32,7 +32,7 @@ def as_activation(activation: str | Function) -> Function:
     """The function of this name, or the function itself; InputError for anything else."""
     if callable(activation):
         return activation
-    if activation in ACTIVATIONS:
+    if isinstance(activation, str) and activation in ACTIVATIONS:
         return ACTIVATIONS[activation][0]
     raise gx.InputError(
         f"activation={activation!r}: need {', '.join(ACTIVATIONS)}, or a function of a node"

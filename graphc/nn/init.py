@@ -127,7 +127,7 @@ def as_initialiser(initialiser: str | Initialiser, argument: str) -> Initialiser
     """The initialiser of this name, or the function itself; InputError for anything else."""
     if callable(initialiser):
         return initialiser
-    if initialiser in INITIALISERS:
+    if isinstance(initialiser, str) and initialiser in INITIALISERS:
         return INITIALISERS[initialiser]
     raise gx.InputError(
         f"{argument}={initialiser!r}: need {', '.join(INITIALISERS)}, or a function "

@@ -195,6 +195,10 @@ class Layer:
         return self._params[name]
 
     def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> list[str]:
+        if not patterns or not all(isinstance(p, str) for p in patterns):
+            raise gx.InputError(
+                f"patterns {patterns!r}: need some over names, such as 'layers.0*', or '*' for all"
+            )
         params = self.parameters()
         chosen = match(params, patterns)
         for name in chosen:

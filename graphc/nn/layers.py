@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import graphc as gx
@@ -37,7 +38,7 @@ class Dense(Layer):
         super().__init__(name=name, seed=seed)
         _check_size("inputs", inputs)
         _check_size("outputs", outputs)
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs = int(inputs), int(outputs)
         self.activation = None if activation is None else as_activation(activation)
         start = weight or initialiser_for(activation)
         self.declare("weight", (inputs, outputs), as_initialiser(start, "weight"), dtype)
@@ -77,11 +78,11 @@ class Dropout(Layer):
 
     def __init__(self, keep: float, form: str = "inverted") -> None:
         super().__init__()
-        if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
+        if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < keep <= 1:
             raise gx.InputError(f"keep={keep!r}: need a number, 0 < keep <= 1")
         if form not in ("inverted", "classic"):
             raise gx.InputError(f"form={form!r}: need 'inverted' or 'classic'")
-        self.keep, self.form = keep, form
+        self.keep, self.form = float(keep), form
 
     def forward(self, x: gx.Node) -> gx.Node:
         return gx.dropout(x, self.keep, form=self.form)
@@ -177,5 +178,5 @@ def _check_layer(layer: Any) -> None:
 
 
 def _check_size(argument: str, size: Any) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise gx.InputError(f"{argument}={size!r}: need an int of 1 or more")

@@ -15,6 +15,7 @@ from graphc.train.callbacks import Callback, Checkpoint, EarlyStopping
 from graphc.train.chain import expand
 from graphc.train.data import Batches
 from graphc.train.data_checks import check_data
+from graphc.train.gradients import GradientReport, Reading, gradient_report
 from graphc.train.history import History
 from graphc.train.losses import LOSSES
 from graphc.train.metrics import (
@@ -44,8 +45,9 @@ from graphc.train.trainer import Trainer
 __all__ = [
     "L1", "L2", "LOSSES", "METRICS", "SGD", "Adagrad", "Adam", "AdamW", "Augmentation", "Batches",
     "Callback", "Checkpoint", "Constant", "Cosine", "Crop", "Cutout", "EarlyStopping",
-    "Exponential", "Flip", "History", "MaxNorm", "Metric", "Mixup", "Noise", "Optimizer",
-    "ProgressBar", "RMSProp", "ReduceOnPlateau", "Rotate", "Scale", "Schedule", "Shift",
-    "Standardise", "Step", "Trainer", "Warmup", "Zoom", "accuracy", "binary_accuracy",
-    "check_data", "confusion_matrix", "expand", "split", "top_k",
+    "Exponential", "Flip", "GradientReport", "History", "MaxNorm", "Metric", "Mixup", "Noise",
+    "Optimizer", "ProgressBar", "RMSProp", "Reading", "ReduceOnPlateau", "Rotate", "Scale",
+    "Schedule", "Shift", "Standardise", "Step", "Trainer", "Warmup", "Zoom", "accuracy",
+    "binary_accuracy", "check_data", "confusion_matrix", "expand", "gradient_report", "split",
+    "top_k",
 ]  # fmt: skip

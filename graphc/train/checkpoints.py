@@ -79,6 +79,7 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         if not report.complete:
             raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
     _put(trainer, facts, arrays, {**params, **states})
+    trainer.forget_programs()  # the optimizer may have other states than before
 
 
 def _put(
@@ -90,6 +91,7 @@ def _put(
         param.value = values[name]
         if name in trainer.network.params:
             param.trainable = name not in facts["frozen"]
+    trainer.optimizer.keep_states(values)
     run = trainer.run
     trainer.seed = int(facts["seed"])
     run.step, run.epoch, run.position = (int(facts[k]) for k in ("step", "epoch", "position"))

@@ -21,6 +21,7 @@ import numpy as np
 import graphc as gx
 from graphc.train.callbacks import Callback
 from graphc.train.history import History
+from graphc.train.network import Network
 from graphc.train.progress import ProgressBar
 from graphc.train.source import Source
 from graphc.train.totals import Totals, fetch
@@ -46,13 +47,15 @@ class Run:
 
 
 class Loop:
-    """One call of `fit`."""
+    """One call of `fit`: `network` is that of the trainer, or the part of it that is trained on
+    cached features, which are the `x` of its batches then."""
 
     def __init__(
-        self, trainer: Trainer, source: Source, epochs: int, held_out: Source | None,
-        callbacks: Sequence[Callback], progress: bool,
+        self, trainer: Trainer, network: Network, source: Source, epochs: int,
+        held_out: Source | None, callbacks: Sequence[Callback], progress: bool,
     ) -> None:  # fmt: skip
-        self.trainer, self.source, self.held_out = trainer, source, held_out
+        self.trainer, self.network = trainer, network
+        self.source, self.held_out = source, held_out
         self.run, self.schedule = trainer.run, trainer.optimizer.schedule
         if self.run.began is None:
             self.run.began, self.run.stopping = self.run.epoch, ""
@@ -69,7 +72,7 @@ class Loop:
     def go(self) -> History:
         """Run to the last epoch, or to what ends it before."""
         trainer, run = self.trainer, self.run
-        self.program = trainer.program("train")
+        self.program = trainer.program("train", self.network)
         self.program.seed(trainer.seed, step=run.step)
         self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
         self._copy()
@@ -118,7 +121,7 @@ class Loop:
             raise gx.InputError(f"batches: epoch {run.epoch + 1} has none")
         row = {"epoch": run.epoch + 1, **run.totals.row(trainer.metrics)}
         if self.held_out is not None:
-            held_out = trainer.totals_of(self.held_out).row(trainer.metrics)
+            held_out = trainer.totals_of(self.held_out, self.network).row(trainer.metrics)
             row.update({f"val_{name}": value for name, value in held_out.items()})
         row["rate"] = self.rate_at(max(run.position - 1, 0))
         self.schedule.observe(row)
@@ -162,13 +165,14 @@ class Loop:
             param.value = value
         careful = max(bad - 1, 0)
         for i, (x, y, _) in enumerate(self.window[: bad + 1]):
-            program = self.program if i < careful else trainer.program("check")
+            program = self.program if i < careful else trainer.program("check", self.network)
             program.seed(trainer.seed, step=run.step)
             trainer.optimizer.set_rate(self.rate_at(run.position))
             try:
                 program(x=x, y=y)
             except gx.NonFiniteError as error:
                 self.window.clear()
+                trainer.check_targets(y, self._place())  # of a stream, not seen before training
                 raise gx.NonFiniteError(f"{self._place()}: {error}") from None
             run.step += 1
             run.position += 1

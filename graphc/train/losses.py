@@ -22,7 +22,7 @@ def as_loss(loss: str | Function) -> Function:
     """The function of this name, or the function itself; InputError for anything else."""
     if callable(loss):
         return loss
-    if loss in LOSSES:
+    if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
     raise gx.InputError(
         f"loss={loss!r}: need {', '.join(LOSSES)}, or a function (prediction, target) -> node"

@@ -36,6 +36,11 @@ class Metric:
 def accuracy(prediction: gx.Node, target: gx.Node) -> gx.Node:
     """The share of rows whose largest element stands at the label; labels are integers [batch], or
     rows of probabilities."""
+    if prediction.ndim < 2 or prediction.shape[-1] == 1:
+        raise gx.InputError(
+            f"accuracy: the prediction is {prediction!r}; need [batch, classes] with 2 classes or "
+            "more; binary_accuracy is for a single output"
+        )
     labels = gx.argmax(target, axis=-1) if target.shape == prediction.shape else target
     return gx.mean(gx.argmax(prediction, axis=-1) == labels)
 

@@ -73,14 +73,14 @@ def declare(
         raise gx.InputError(f"loss: need a scalar node, not {outputs['loss']!r}; try .mean()")
     outputs.update({m.name: m.node(prediction, y) for m in metrics})
     for node, what in ((x, "x"), (y, "the target")):
-        if not any(node is n for output in outputs.values() for n in _below(output)):
+        if not any(node is n for output in outputs.values() for n in below(output)):
             raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
     return Network(signature, x, prediction, outputs, parameters_of(model, prediction))
 
 
 def parameters_of(model: Model, prediction: gx.Node) -> Params:
     """The parameters that the prediction is made of: in the model's order, or in the graph's."""
-    found = [n for n in _below(prediction) if isinstance(n, gx.Param)]
+    found = [n for n in below(prediction) if isinstance(n, gx.Param)]
     reached = {p.name: p for p in reversed(found)}
     if not isinstance(model, Layer):
         return reached
@@ -88,7 +88,7 @@ def parameters_of(model: Model, prediction: gx.Node) -> Params:
     return {**own, **reached}
 
 
-def _below(root: gx.Node) -> Iterator[gx.Node]:
+def below(root: gx.Node) -> Iterator[gx.Node]:
     """A node and all that it is made of, users before inputs."""
     seen: set[gx.Node] = set()
     left = [root]
@@ -109,13 +109,14 @@ def training_graph(
     if not trainable:
         raise gx.InputError("model: no parameter can change; unfreeze some")
     outputs = dict(network.outputs)
-    objective, extra = outputs["loss"], penalty(trainable, penalties)
+    objective, extra = outputs["loss"], penalty(network.params, penalties)
     if extra is not None:
         outputs["penalty"] = extra
         objective = objective + extra
     gradients = gx.grad(objective, list(trainable.values()))
+    optimizer.frozen = {n: p for n, p in network.params.items() if not p.trainable}
     updates = optimizer.updates(dict(zip(trainable.values(), gradients, strict=True)))
-    return outputs, limited(trainable, limits, updates)
+    return outputs, limited(network.params, limits, updates)
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ rate is a Param, too: a new rate compiles nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import reduce
 from operator import add
@@ -34,7 +34,8 @@ class Optimizer:
     of several patterns that match, the last counts.
     """
 
-    states: tuple[str, ...] = ()  # of each parameter
+    states: tuple[str, ...] = ()  # of each parameter, in its shape
+    scalars: tuple[str, ...] = ()  # of some parameters, one number each
     shared: tuple[str, ...] = ()  # of all together
 
     def __init__(
@@ -48,16 +49,28 @@ class Optimizer:
         self.schedule = as_schedule(rate)
         self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        if not isinstance(factors or {}, Mapping):
+            raise gx.InputError(f"factors={factors!r}: need a dict of patterns and numbers")
         self.factors = {
             k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in (factors or {}).items()
         }
+        self.frozen: Mapping[str, gx.Param] = {}  # without gradients; patterns may name them, too
         self._shared: dict[str, gx.Param] = {}  # one for all parameters, such as the rate
         self._states: dict[gx.Param, dict[str, gx.Param]] = {}
         self._rate = self.schedule.rate(0.0)
 
+    @property
+    def rate(self) -> Schedule:
+        """The schedule; set it, or a number, for the fits to come. States go on."""
+        return self.schedule
+
+    @rate.setter
+    def rate(self, rate: float | Schedule) -> None:
+        self.schedule = as_schedule(rate)
+
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         """The new values of the parameters and of the states."""
-        self._refuse_unmatched([p.name for p in gradients])
+        self._refuse_unmatched([*(p.name for p in gradients), *self.frozen])
         rate = self._shared_state("rate", gradients, self._rate)
         found: Updates = {}
         for param, gradient in self._clipped(gradients).items():
@@ -87,18 +100,27 @@ class Optimizer:
         a checkpoint needs, whichever parameters were frozen when."""
         params, wanted = list(params), set(names)
         for param in params:
-            for kind in self.states:
+            for kind in (*self.states, *self.scalars):
                 if f"{param.name}.{kind}" in wanted:
                     self._state(param, kind)
         for kind in self.shared:
             self._shared_state(kind, params, 0.0)
         return {n: p for n, p in self.state(params).items() if n in wanted}
 
+    def keep_states(self, names: Container[str]) -> None:
+        """Forget all states of other names: those parameters begin anew when they are trained."""
+        for param, states in list(self._states.items()):
+            kept = {kind: s for kind, s in states.items() if s.name in names}
+            self._states[param] = kept
+            if not kept:
+                del self._states[param]
+
     def _state(self, param: gx.Param, name: str) -> gx.Param:
         """One state of a parameter, at first zeros."""
         states = self._states.setdefault(param, {})
         if name not in states:
-            states[name] = gx.param(f"{param.name}.{name}", np.zeros(param.shape, param.dtype))
+            start = np.float32(0) if name in self.scalars else np.zeros(param.shape, param.dtype)
+            states[name] = gx.param(f"{param.name}.{name}", start)
         return states[name]
 
     def _shared_state(self, name: str, params: Iterable[gx.Param], value: float) -> gx.Param:
@@ -202,10 +224,12 @@ class Adam(Optimizer):
 
     Kingma and Ba 2015, Adam, algorithm 1. PyTorch has the same formula; scikit-learn's is the other
     form of section 2, w' = w - r sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + epsilon), whose
-    epsilon weighs differently.
+    epsilon weighs differently. For a parameter that was frozen at first, t counts from where it is
+    trained, so that its first steps are no larger than r.
     """
 
     states = ("first_moment", "second_moment")
+    scalars = ("began",)  # the steps before its first one, of a parameter that came later
     shared = ("steps",)
 
     def __init__(
@@ -222,6 +246,10 @@ class Adam(Optimizer):
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         steps = self._shared_state("steps", gradients, 0.0)
+        made = steps.value
+        for param in gradients:
+            if made > 0 and param not in self._states:
+                self._state(param, "began").value = made
         return {**super().updates(gradients), steps: steps + 1}
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
@@ -240,7 +268,10 @@ class Adam(Optimizer):
         """1 - beta^t, as -expm1(t log beta), which cancels nothing where beta^t is close to 1."""
         if not beta:
             return 1.0
-        return _like(-gx.expm1((self._shared["steps"] + 1) * math.log(beta)), param)
+        t, began = self._shared["steps"] + 1, self._states[param].get("began")
+        if began is not None:
+            t = t - _like(began, t)
+        return _like(-gx.expm1(t * math.log(beta)), param)
 
 
 class AdamW(Adam):
@@ -262,15 +293,16 @@ class AdamW(Adam):
         self._decaying: set[gx.Param] = set()
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
-        self._decaying = set(chosen({p.name: p for p in gradients}, self.on))
+        params = {**{p.name: p for p in gradients}, **self.frozen}
+        self._decaying = set(chosen(params, self.on))
         return super().updates(gradients)
 
     def decayed(self, param: gx.Param, rate: gx.Node) -> gx.Node:
         return param - rate * self.decay * param if param in self._decaying else param
 
 
-def _like(scalar: gx.Node, param: gx.Param) -> gx.Node:
-    """A scalar in the dtype of a parameter: nodes of different floats do not mix."""
+def _like(scalar: gx.Node, param: gx.Node) -> gx.Node:
+    """A scalar in the dtype of another node: nodes of different floats do not mix."""
     return scalar if scalar.dtype == param.dtype else scalar.astype(param.dtype)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import graphc as gx
@@ -154,7 +155,7 @@ def as_schedule(rate: float | Schedule) -> Schedule:
 
 def positive(argument: str, value: Any, *, or_zero: bool = False) -> float:
     """The number as a float; InputError unless it is finite and above 0 (or 0, if that will do)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
-        return float(value)
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if math.isfinite(number) and (number > 0 or (or_zero and number == 0)):
+        return number
     raise gx.InputError(f"{argument}={value!r}: need a number {'>=' if or_zero else '>'} 0")

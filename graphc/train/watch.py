@@ -28,7 +28,8 @@ class Watch:
     def check(self, names: list[str]) -> None:
         """InputError if a run gives no value of this name."""
         if self.monitor not in names:
-            hint = "; pass validation=" if self.monitor.startswith("val_") else ""
+            needs = self.monitor.startswith("val_") and "val_loss" not in names
+            hint = "; pass validation=" if needs else ""
             raise gx.InputError(f"monitor={self.monitor!r}: there is {', '.join(names)}{hint}")
 
     def improved(self, row: Mapping[str, Any]) -> bool:
@@ -52,6 +53,8 @@ class Watch:
 
 
 def _mode(monitor: str, mode: str | None) -> str:
+    if not isinstance(monitor, str):
+        raise gx.InputError(f"monitor={monitor!r}: need a name, such as 'val_loss'")
     if mode in ("min", "max"):
         return mode
     found = MODES.get(monitor.removeprefix("val_"))
