@@ -19,7 +19,7 @@ class Lines(train.Callback):
     """A line for each epoch."""
 
     def on_epoch(self, trainer: train.Trainer, row: Mapping[str, Any]) -> None:
-        print(f"epoch {row['epoch']:2}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}")
+        print(f"epoch {row['epoch']:3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}")
 
 
 def make_trainer(epochs: int, keep: float, seed: int) -> train.Trainer:
@@ -59,7 +59,7 @@ def draw(trainer: train.Trainer, x: np.ndarray, y: np.ndarray, path: Path) -> No
     figure.savefig(path, dpi=80)
 
 
-def main(epochs: int = 60, keep: float = 0.8, seed: int = 0, folder: Path | None = None) -> float:
+def main(epochs: int = 100, keep: float = 0.8, seed: int = 0, folder: Path | None = None) -> float:
     """Train, look at the compiled step, test; returns the test accuracy."""
     digits = load_digits()
     x, y = (digits.data / 16).astype("float32"), digits.target.astype("int32")
