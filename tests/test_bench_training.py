@@ -49,7 +49,9 @@ def test_turns_alternate_and_come_back_in_order() -> None:
     assert training._turned(training._turned([1, 2], 3), 3) == [1, 2]
 
 
-def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seconds = {"graphc, empty cache": 1.0, "scikit-learn": 6.0, "scikit-learn, one thread": 4.0}
     rows = [
         {"contestant": name, "seed": seed, "seconds": s + seed / 10, "accuracy": 0.97 + seed / 100}
@@ -61,7 +63,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "fresh", lambda *_: json.dumps({"threads": "1", "us": us}))
     monkeypatch.setattr(training, "_version", lambda: "1.9")
     training.main(tmp_path / "training.json")
-    text = (tmp_path / "training.md").read_text()
-    # 4.1 s, the faster of scikit-learn's, by 1.1 s
+    assert json.loads((tmp_path / "training.json").read_text())["end to end"] == rows
+    text = capsys.readouterr().out
+    # of 4.0 / 1.0, 4.1 / 1.1 and 4.2 / 1.2, the faster of scikit-learn's rows, the median
     assert "| graphc, empty cache | 1.100 s | 1.000 s | 1.200 s | 3.73 | 0.9800 | 0.9700 |" in text
     assert "| threads: 1 | 70.0 us (70.0 to 70.0) | 90.0 us (90.0 to 90.0) | 20.0 us" in text
