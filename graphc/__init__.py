@@ -99,9 +99,10 @@ from graphc.ops.views import (
 )
 
 if TYPE_CHECKING:
-    from graphc import testing
+    from graphc import nn, testing, train
     from graphc.backends import devices
     from graphc.compiler import compile
+    from graphc.nn import init
     from graphc.report.dot import to_dot
 
 # loaded when first used: declaring a graph needs none of it, and `import graphc` stays quick
@@ -110,6 +111,9 @@ LAZY = {
     "devices": "graphc.backends",
     "to_dot": "graphc.report.dot",
     "testing": "graphc.testing",
+    "init": "graphc.nn.init",
+    "nn": "graphc.nn",
+    "train": "graphc.train",
 }
 
 
@@ -117,7 +121,7 @@ def __getattr__(name: str) -> object:
     if name not in LAZY:
         raise AttributeError(f"module 'graphc' has no attribute {name!r}")
     module = importlib.import_module(LAZY[name])
-    found = module if LAZY[name] == f"graphc.{name}" else getattr(module, name)
+    found = module if LAZY[name].endswith(f".{name}") else getattr(module, name)
     globals()[name] = found
     return found
 

@@ -244,11 +244,13 @@ class Executable:
         if self._latest is not None:
             self._latest.runner.synchronize()
 
-    def seed(self, seed: int) -> None:
-        """Restart the random stream with this seed, at step 0."""
+    def seed(self, seed: int, step: int = 0) -> None:
+        """Restart the random stream with this seed, where it stands after `step` calls."""
+        if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
+            raise CompileError(f"step {step!r}: need an int of 0 or more")
         with self._lock:
-            self._seed, self._step = _as_seed(seed), 0
-            self._draws = Draws(self._seed, 0, self._numbers)
+            self._seed, self._step = _as_seed(seed), int(step)
+            self._draws = Draws(self._seed, self._step, self._numbers)
 
     def specialize(self, **sizes: int) -> Executable:
         """Compile for these symbolic sizes without a call; returns the executable itself."""

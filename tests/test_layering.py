@@ -20,6 +20,7 @@ ROWS = (  # a module imports only from rows below its own; names of one row neve
 HEIGHT = {name: -i for i, row in enumerate(ROWS) for name in row}
 HEAVY = {
     "networkx", "scipy", "matplotlib", "graphviz", "typer", "rich", "cupy", "platformdirs",
+    "safetensors",
 }  # fmt: skip
 NAMES_OPS = {  # may name ops: operators, conversions, composites, rules, the public names
     "__init__.py", "ir/node.py", "ir/build.py", "ops/composite.py", "rewrite/pattern.py",
@@ -91,10 +92,32 @@ def badly_placed(path: str, source: str) -> list[str]:
             bad.append(f"{place}: relative import")
         elif _is_loaded_on_demand(path, top):
             continue
-        elif first == "graphc" and (not top or not name or name == "*"):
+        elif (
+            first == "graphc"
+            and (not top or not name or name == "*")
+            and not (top and _is_gx(statement))
+        ):
             bad.append(f"{place}: import graphc's modules at the top, by explicit name")
         elif first in HEAVY and top and not types:
             bad.append(f"{place}: import {first} inside the function that needs it")
+    return bad
+
+
+def _is_gx(statement: ast.stmt) -> bool:
+    """`import graphc as gx`, as users write it: for what stands on the public names."""
+    return ast.unparse(statement) == "import graphc as gx"
+
+
+def private(path: str, source: str) -> list[str]:
+    """What nn/ and train/ import of graphc beside its public names, and gx anywhere else."""
+    outer = path.split("/")[0] in ("nn", "train")
+    bad: list[str] = []
+    for statement, module, _, _, _ in imports(source):
+        if not outer and _is_gx(statement):
+            bad.append(f"{path}: import graphc as gx: only nn/ and train/ stand on that")
+        allowed = _is_gx(statement) or row_of(module) in ("nn", "train")
+        if outer and module.split(".")[0] == "graphc" and not allowed:
+            bad.append(f"{path} imports {module}: nn and train know `import graphc as gx` alone")
     return bad
 
 
@@ -141,7 +164,9 @@ def _is_op(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in OPS
 
 
-CHECKS: tuple[Callable[[str, str], list[str]], ...] = (upward, badly_placed, siblings, named_ops)
+CHECKS: tuple[Callable[[str, str], list[str]], ...] = (
+    upward, badly_placed, private, siblings, named_ops,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
@@ -157,6 +182,11 @@ PLANTED = [
     (badly_placed, "autodiff.py", "def f():\n    from graphc.ir.node import Node"),
     (badly_placed, "autodiff.py", "import graphc.ir.node"),
     (badly_placed, "report/dot.py", "import networkx"),
+    (upward, "nn/layer.py", "from graphc.train.losses import LOSSES"),
+    (badly_placed, "nn/layer.py", "def f():\n    import graphc as gx"),
+    (private, "train/trainer.py", "from graphc.ir.node import Node"),
+    (private, "train/trainer.py", "from graphc import grad"),
+    (private, "schedule/fuse.py", "import graphc as gx"),
     (siblings, "ops/exponential.py", "from graphc.ops.arithmetic import add"),
     (named_ops, "rewrite/engine.py", "if node.op.name == 'multiply': pass"),
     (named_ops, "ops/views.py", "if node.op.name == 'multiply': pass"),

@@ -105,6 +105,7 @@ def test_dependencies_are_what_is_imported(root: Path) -> None:
     extras = project["optional-dependencies"]
     extra = {line.split(">=")[0] for line in extras["peers"] + extras["plot"]}
     extra.add("mpmath")  # of `dev`, for bench/accuracy.py
+    extra.add("sklearn")  # of `examples`, for bench/training.py
     extra |= {"cupy", "cuda"}  # of `cuda12` and `cuda13`: CuPy, and cuda-pathfinder
     imported: set[str] = set()
     for path in [*(root / "graphc").rglob("*.py"), *(root / "bench").rglob("*.py")]:

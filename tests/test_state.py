@@ -276,6 +276,18 @@ def test_seeds_and_steps_reproduce() -> None:
 
 
 @EACH
+def test_a_stream_is_taken_up_where_it_stood() -> None:
+    exe = gx.compile(gx.random_uniform((3, 4)), seed=7)
+    first = [exe() for _ in range(3)]
+    for step in (2, 0, 1):
+        exe.seed(7, step=step)
+        assert all(np.array_equal(exe(), want) for want in first[step:])
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(gx.CompileError, match="step"):
+            exe.seed(7, wrong)  # type: ignore[arg-type]
+
+
+@EACH
 def test_a_refused_call_is_no_step() -> None:
     x = gx.input("x", ("batch",))
     (a,) = params(a=(4,))

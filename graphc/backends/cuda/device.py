@@ -150,6 +150,6 @@ class Device(Protocol):
         ...
 
     def active(self) -> AbstractContextManager[None]:
-        """All of the above but `admit` happens in this context: the device is the current one, and work comes
-        after what was asked for in earlier contexts, on whichever stream."""
+        """All of the above but `admit` happens in this context: the device is the current one, and
+        work comes after what was asked for in earlier contexts, on whichever stream."""
         ...

@@ -1,0 +1,92 @@
+"""What a run has seen, one row per epoch: as a dict, CSV, JSON and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import graphc as gx
+
+
+class History:
+    """Rows by epoch: `epoch` (from 1), `loss`, metrics, `val_...`, `rate`. `stopped`: why the run
+    ended before its last epoch, or ""."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.stopped = ""
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """The values of one name by epoch, None where an epoch has none."""
+        if not any(name in row for row in self.rows):
+            raise KeyError(f"{name!r}: there is {', '.join(self.names) or 'nothing yet'}")
+        return [row.get(name) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all values, in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Name -> values by epoch."""
+        return {name: self[name] for name in self.names}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The rows as JSON, written to `path` if one is given."""
+        return _written(json.dumps({"rows": plain(self.rows), "stopped": self.stopped}), path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The rows as CSV with a header, written to `path` if one is given."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(plain(self.rows))
+        return _written(text.getvalue(), path)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Curves over the epochs, training and validation together; the figure of matplotlib,
+        which is also saved if there is a path."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise gx.InputError("plot: needs matplotlib: pip install matplotlib") from None
+        shown = [
+            n for n in self.names
+            if n not in ("epoch", "rate") and all(isinstance(v, float) for v in self[n])
+        ]  # fmt: skip
+        themes = list(dict.fromkeys(n.removeprefix("val_") for n in shown))
+        figure = Figure(figsize=(4.5 * max(len(themes), 1), 3.5), layout="constrained")
+        rows = figure.subplots(1, max(len(themes), 1), squeeze=False)
+        for theme, axes in zip(themes, rows[0], strict=False):
+            for name, label in ((theme, "training"), (f"val_{theme}", "validation")):
+                if name in shown:
+                    axes.plot(self["epoch"], self[name], label=label)
+            axes.set(xlabel="epoch", title=theme)
+            axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and NumPy's numbers as Python's, for JSON."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,316 @@
+"""Gradient descent: each optimizer turns gradients into updates, its own state included.
+
+    updates = train.Adam(0.001).updates({w: gx.grad(loss, w)})      for gx.compile(..., updates=)
+
+g is the gradient after clipping, r the rate. States are Params, named after their parameter. The
+rate is a Param, too: a new rate compiles nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+import graphc as gx
+from graphc.train.penalties import Patterns, chosen
+from graphc.train.schedules import Schedule, as_schedule, positive
+
+Updates = dict[gx.Param, gx.Node]
+
+
+class Optimizer:
+    """What they share: the rate, clipping, and factors of the rate.
+
+    `rate`: a number or a schedule. `clip_value`: gradients are limited to +-clip_value element by
+    element. `clip_norm`: where the norm of all gradients together is larger, they are scaled down
+    to it (Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural
+    networks, algorithm 1); after `clip_value`. `factors`: pattern over names -> factor of the rate;
+    of several patterns that match, the last counts.
+    """
+
+    states: tuple[str, ...] = ()  # of each parameter, in its shape
+    scalars: tuple[str, ...] = ()  # of some parameters, one number each
+    shared: tuple[str, ...] = ()  # of all together
+
+    def __init__(
+        self,
+        rate: float | Schedule,
+        *,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
+        self.schedule = as_schedule(rate)
+        self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        if not isinstance(factors or {}, Mapping):
+            raise gx.InputError(f"factors={factors!r}: need a dict of patterns and numbers")
+        self.factors = {
+            k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in (factors or {}).items()
+        }
+        self.frozen: Mapping[str, gx.Param] = {}  # without gradients; patterns may name them, too
+        self._shared: dict[str, gx.Param] = {}  # one for all parameters, such as the rate
+        self._states: dict[gx.Param, dict[str, gx.Param]] = {}
+        self._rate = self.schedule.rate(0.0)
+
+    @property
+    def rate(self) -> Schedule:
+        """The schedule; set it, or a number, for the fits to come. States go on."""
+        return self.schedule
+
+    @rate.setter
+    def rate(self, rate: float | Schedule) -> None:
+        self.schedule = as_schedule(rate)
+
+    def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
+        """The new values of the parameters and of the states."""
+        self._refuse_unmatched([*(p.name for p in gradients), *self.frozen])
+        rate = self._shared_state("rate", gradients, self._rate)
+        found: Updates = {}
+        for param, gradient in self._clipped(gradients).items():
+            scaled = _like(rate, param) * self._factor(param.name)
+            found.update(self.rule(param, gradient, scaled))
+        return found
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
+        """The new value of one parameter and of its states."""
+        raise NotImplementedError
+
+    def set_rate(self, rate: float) -> None:
+        """The rate of the next steps."""
+        if rate != self._rate:
+            self._rate = rate
+            if "rate" in self._shared:
+                self._shared["rate"].value = rate
+
+    def state(self, params: Iterable[gx.Param]) -> dict[str, gx.Param]:
+        """The states of these parameters and those of all, by name; the rate has its schedule."""
+        own = [s for p in params for s in self._states.get(p, {}).values()]
+        shared = [s for name, s in self._shared.items() if name != "rate"]
+        return {s.name: s for s in [*own, *shared]}
+
+    def make_states(self, params: Iterable[gx.Param], names: Iterable[str]) -> dict[str, gx.Param]:
+        """The states of these names, as far as they are states of these parameters or of all: what
+        a checkpoint needs, whichever parameters were frozen when."""
+        params, wanted = list(params), set(names)
+        for param in params:
+            for kind in (*self.states, *self.scalars):
+                if f"{param.name}.{kind}" in wanted:
+                    self._state(param, kind)
+        for kind in self.shared:
+            self._shared_state(kind, params, 0.0)
+        return {n: p for n, p in self.state(params).items() if n in wanted}
+
+    def keep_states(self, names: Container[str]) -> None:
+        """Forget all states of other names: those parameters begin anew when they are trained."""
+        for param, states in list(self._states.items()):
+            kept = {kind: s for kind, s in states.items() if s.name in names}
+            self._states[param] = kept
+            if not kept:
+                del self._states[param]
+
+    def _state(self, param: gx.Param, name: str) -> gx.Param:
+        """One state of a parameter, at first zeros."""
+        states = self._states.setdefault(param, {})
+        if name not in states:
+            start = np.float32(0) if name in self.scalars else np.zeros(param.shape, param.dtype)
+            states[name] = gx.param(f"{param.name}.{name}", start)
+        return states[name]
+
+    def _shared_state(self, name: str, params: Iterable[gx.Param], value: float) -> gx.Param:
+        if name not in self._shared:
+            dtype = "float64" if _any_float64(params) else "float32"
+            self._shared[name] = gx.param(f"optimizer.{name}", value, dtype=dtype)
+        return self._shared[name]
+
+    def _clipped(self, gradients: Mapping[gx.Param, gx.Node]) -> dict[gx.Param, gx.Node]:
+        found = dict(gradients)
+        if self.clip_value is not None:
+            found = {p: gx.clip(g, -self.clip_value, self.clip_value) for p, g in found.items()}
+        if self.clip_norm is not None:
+            wide = "float64" if _any_float64(found) else "float32"
+            terms = [gx.square(g.astype(wide)).sum() for g in found.values()]
+            norm = gx.sqrt(reduce(add, terms))
+            scale = self.clip_norm / gx.maximum(norm, self.clip_norm)
+            found = {p: g * scale.astype(g.dtype) for p, g in found.items()}
+        return found
+
+    def _factor(self, name: str) -> float:
+        matching = [f for pattern, f in self.factors.items() if fnmatchcase(name, pattern)]
+        return matching[-1] if matching else 1.0
+
+    def _refuse_unmatched(self, names: list[str]) -> None:
+        for pattern in self.factors:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise gx.InputError(
+                    f"factors: pattern {pattern!r} matches none of {', '.join(names)}"
+                )
+
+
+class SGD(Optimizer):
+    """Gradient descent: w' = w - r g. With momentum m: v' = m v + g and w' = w - r v'; with
+    Nesterov's: w' = w - r (g + m v').
+
+    Polyak 1964; Sutskever, Martens, Dahl and Hinton 2013, On the importance of initialization and
+    momentum, eq. 1 to 4. As in PyTorch, v holds gradients, and r is applied to it; scikit-learn's v
+    holds steps, v' = m v - r g: the same parameters as long as r does not change.
+    """
+
+    def __init__(
+        self, rate: float | Schedule, momentum: float = 0.0, nesterov: bool = False, **options: Any
+    ) -> None:
+        super().__init__(rate, **options)
+        self.momentum, self.nesterov = _share("momentum", momentum), nesterov
+        self.states = ("velocity",) if momentum else ()
+        if nesterov and not momentum:
+            raise gx.InputError("nesterov=True: needs momentum > 0")
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
+        if not self.momentum:
+            return {param: param - rate * gradient}
+        velocity = self._state(param, "velocity")
+        after = self.momentum * velocity + gradient
+        step = gradient + self.momentum * after if self.nesterov else after
+        return {velocity: after, param: param - rate * step}
+
+
+class Adagrad(Optimizer):
+    """s' = s + g^2, w' = w - r g / (sqrt(s') + epsilon).
+
+    Duchi, Hazan and Singer 2011, Adaptive Subgradient Methods, with diagonal matrices.
+    """
+
+    states = ("squares",)
+
+    def __init__(self, rate: float | Schedule = 0.01, epsilon: float = 1e-10, **o: Any) -> None:
+        super().__init__(rate, **o)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
+        squares = self._state(param, "squares")
+        after = squares + gradient * gradient
+        return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
+
+
+class RMSProp(Optimizer):
+    """s' = d s + (1 - d) g^2, w' = w - r g / (sqrt(s') + epsilon), with decay d.
+
+    Tieleman and Hinton 2012, Neural Networks for Machine Learning, lecture 6.5.
+    """
+
+    states = ("squares",)
+
+    def __init__(
+        self, rate: float | Schedule = 0.001, decay: float = 0.9, epsilon: float = 1e-8, **o: Any
+    ) -> None:
+        super().__init__(rate, **o)
+        self.decay, self.epsilon = _share("decay", decay), positive("epsilon", epsilon)
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
+        squares = self._state(param, "squares")
+        after = self.decay * squares + (1 - self.decay) * (gradient * gradient)
+        return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
+
+
+class Adam(Optimizer):
+    """m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, and at step t, from 1 on,
+    w' = w - r (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + epsilon).
+
+    Kingma and Ba 2015, Adam, algorithm 1. PyTorch has the same formula; scikit-learn's is the other
+    form of section 2, w' = w - r sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + epsilon), whose
+    epsilon weighs differently. For a parameter that was frozen at first, t counts from where it is
+    trained, so that its first steps are no larger than r.
+    """
+
+    states = ("first_moment", "second_moment")
+    scalars = ("began",)  # the steps before its first one, of a parameter that came later
+    shared = ("steps",)
+
+    def __init__(
+        self,
+        rate: float | Schedule = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        super().__init__(rate, **options)
+        self.beta1, self.beta2 = _share("beta1", beta1), _share("beta2", beta2)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
+        steps = self._shared_state("steps", gradients, 0.0)
+        made = steps.value
+        for param in gradients:
+            if made > 0 and param not in self._states:
+                self._state(param, "began").value = made
+        return {**super().updates(gradients), steps: steps + 1}
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
+        first, second = self._state(param, "first_moment"), self._state(param, "second_moment")
+        m = self.beta1 * first + (1 - self.beta1) * gradient
+        v = self.beta2 * second + (1 - self.beta2) * (gradient * gradient)
+        mean = m / self._correction(self.beta1, param)
+        scale = gx.sqrt(v / self._correction(self.beta2, param)) + self.epsilon
+        return {first: m, second: v, param: self.decayed(param, rate) - rate * mean / scale}
+
+    def decayed(self, param: gx.Param, rate: gx.Node) -> gx.Node:
+        """The parameter that the step is taken from."""
+        return param
+
+    def _correction(self, beta: float, param: gx.Param) -> gx.Node | float:
+        """1 - beta^t, as -expm1(t log beta), which cancels nothing where beta^t is close to 1."""
+        if not beta:
+            return 1.0
+        t, began = self._shared["steps"] + 1, self._states[param].get("began")
+        if began is not None:
+            t = t - _like(began, t)
+        return _like(-gx.expm1(t * math.log(beta)), param)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w' = w - r d w - r (...), of weights, not biases, unless
+    `on` gives patterns over names (`on="*"` for all, as in PyTorch).
+
+    Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        rate: float | Schedule = 0.001,
+        decay: float = 0.01,
+        on: Patterns = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(rate, **options)
+        self.decay, self.on = positive("decay", decay, or_zero=True), on
+        self._decaying: set[gx.Param] = set()
+
+    def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
+        params = {**{p.name: p for p in gradients}, **self.frozen}
+        self._decaying = set(chosen(params, self.on))
+        return super().updates(gradients)
+
+    def decayed(self, param: gx.Param, rate: gx.Node) -> gx.Node:
+        return param - rate * self.decay * param if param in self._decaying else param
+
+
+def _like(scalar: gx.Node, param: gx.Node) -> gx.Node:
+    """A scalar in the dtype of another node: nodes of different floats do not mix."""
+    return scalar if scalar.dtype == param.dtype else scalar.astype(param.dtype)
+
+
+def _any_float64(nodes: Iterable[gx.Node]) -> bool:
+    return any(n.dtype.name == "float64" for n in nodes)
+
+
+def _share(argument: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise gx.InputError(f"{argument}={value!r}: need a number, 0 <= {argument} < 1")
+    return float(value)

@@ -1,0 +1,335 @@
+"""`Trainer`: a model, a loss and an optimizer, put together and run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import graphc as gx
+from graphc.nn.layer import Layer
+from graphc.train.callbacks import Callback
+from graphc.train.checkpoints import restore_run, save_run
+from graphc.train.features import (
+    LIMIT_NBYTES,
+    Cached,
+    Extractor,
+    NotCachedError,
+    cache,
+    extractor,
+    speed_up,
+)
+from graphc.train.history import History
+from graphc.train.loop import Loop, Run
+from graphc.train.losses import Function, as_loss
+from graphc.train.metrics import Metric, as_metrics
+from graphc.train.network import (
+    BATCH,
+    Model,
+    Network,
+    Signature,
+    declare,
+    to_numpy,
+    training_graph,
+)
+from graphc.train.optimizers import Optimizer
+from graphc.train.penalties import L1, L2, MaxNorm, Penalty
+from graphc.train.source import Source, as_source, check_labels, check_shares
+from graphc.train.totals import Totals, fetch
+
+ROWS = 1024  # at a time, where nothing is trained
+
+
+class Trainer:
+    """Trains `model`, a layer or a function of a node, with one compiled program per step.
+
+    `loss`, `metrics`: by name or as functions (prediction, target) -> node. `penalties`: `L1`,
+    `L2`. `limits`: `MaxNorm`. `backend`, `precision`, `threads`: as `gx.compile` takes them.
+    `seed`: of dropout and other draws. `dtype`: of the numbers in the data; that of the parameters
+    of a layer if it is left out, else float32. `cache_features`: what the leading frozen layers of
+    an nn.Sequential make of a sample is computed once per fit and not in every step, if it takes
+    no more memory than 1 GiB, or than the number of bytes that is given; `fit` prints what that
+    saves, or why it is not done, and `feature_note` keeps it.
+
+    The programs are compiled when the first data come. They are made anew when parameters were
+    frozen, unfrozen or replaced; a new rate compiles nothing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: str | Function,
+        optimizer: Optimizer,
+        metrics: Sequence[str | Metric | Function] = (),
+        *,
+        penalties: Sequence[Penalty] = (),
+        limits: Sequence[MaxNorm] = (),
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+        seed: int = 0,
+        dtype: str | None = None,
+        cache_features: bool | int = False,
+    ) -> None:
+        if not callable(model) or isinstance(model, type):
+            raise gx.InputError(f"model={model!r}: need a layer, or a function of a node")
+        if not isinstance(optimizer, Optimizer):
+            raise gx.InputError(f"optimizer={optimizer!r}: need train.SGD(0.1), train.Adam(), ...")
+        _check_all("penalties", penalties, (L1, L2))
+        _check_all("limits", limits, (MaxNorm,))
+        if not isinstance(cache_features, int) or cache_features < 0:
+            raise gx.InputError(
+                f"cache_features={cache_features!r}: need True, False, or a limit in bytes"
+            )
+        self.model, self.optimizer, self.seed = model, optimizer, seed
+        self.loss_name, self._loss = loss, as_loss(loss)
+        self.metrics = as_metrics(metrics)
+        self._penalties, self._limits = tuple(penalties), tuple(limits)
+        self._options: dict[str, Any] = {
+            "backend": backend,
+            "precision": precision,
+            "threads": threads,
+        }
+        self.history, self.run = History(), Run()
+        self.callbacks: list[Callback] = []  # of the fit in progress, those that keep a state
+        self.loop: Loop | None = None  # the fit in progress
+        self._dtype = dtype
+        self._cache_nbytes = LIMIT_NBYTES if cache_features is True else int(cache_features)
+        self.feature_note = ""  # whether the last fit cached features, and what came of it
+        self._network: Network | None = None
+        self._built_of: list[Any] = []
+        self._programs: dict[str, tuple[list[Any], Any]] = {}  # what it is made of, executable
+
+    # -- running
+
+    def fit(
+        self,
+        batches: Any,
+        epochs: int,
+        validation: Any = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> History:
+        """Train for `epochs` more epochs; returns the history of all epochs so far.
+
+        `batches`: `train.Batches`, arrays (x, y) as one batch, or an iterable of (x, y) with a
+        length. After `restore` of a checkpoint that was written within a fit, that fit goes on:
+        `epochs` counts those it had done. `progress`: a bar, where there is a terminal.
+
+        Raises InputError for unfit data before anything is trained, NonFiniteError where the loss
+        or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
+        KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
+        _check_all("callbacks", callbacks, (Callback,))
+        source = as_source(batches, "batches")
+        self._declare_for(source)
+        held_out = None
+        if validation is not None:
+            held_out = as_source(validation, "validation", ROWS)
+            self._check_fits(held_out, held_out.first())
+        network = self.network
+        cached = self._cached(source, held_out, progress) if self._cache_nbytes else None
+        if cached is not None:
+            network, source, held_out = cached.network, cached.source, cached.held_out
+        return Loop(self, network, source, epochs, held_out, callbacks, progress).go()
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The model's outputs for rows of x, dropout off."""
+        rows = np.asarray(x)
+        if not rows.ndim or not len(rows):
+            raise gx.InputError(f"x has shape {rows.shape}: need an array [rows, ...] with rows")
+        program = self._predictor(rows)
+        parts = [to_numpy(program(x=rows[i : i + ROWS])) for i in range(0, len(rows), ROWS)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def evaluate(self, x: Any, y: Any = None) -> dict[str, Any]:
+        """The loss and the metrics over rows (x, y), or over batches, dropout off and nothing
+        changed."""
+        source = as_source(x if y is None else (x, y), "data", ROWS)
+        self._declare_for(source)
+        return self.totals_of(source).row(self.metrics)
+
+    def totals_of(self, source: Any, network: Network | None = None) -> Totals:
+        """The results of each batch, nothing changed."""
+        program, totals = self.program("evaluate", network), Totals()
+        for x, y in source.epoch(0):
+            totals.add(fetch([program(x=x, y=y)]), [len(x)])
+        return totals
+
+    # -- saving
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that a run needs to go on: parameters, optimizer, counters, history."""
+        save_run(self, path)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file that `save` wrote, or from the last one in a folder of `Checkpoint`.
+
+        CheckpointError, changing nothing, for a file that is none, is damaged, or is of another
+        model or optimizer.
+        """
+        restore_run(self, path)
+
+    # -- what it is made of
+
+    @property
+    def step(self) -> int:
+        """How many steps were made."""
+        return self.run.step
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were made."""
+        return self.run.epoch
+
+    @property
+    def network(self) -> Network:
+        """The declared graph; CompileError before there are data."""
+        if self._network is None:
+            raise gx.CompileError("the trainer has seen no data yet: call fit or evaluate")
+        return self._network
+
+    def state(self) -> dict[str, gx.Param]:
+        """All that a step changes: parameters, and the optimizer's states."""
+        params = self.network.params
+        return {**params, **self.optimizer.state(params.values())}
+
+    def stop(self, reason: str) -> None:
+        """End the run after this epoch."""
+        self.run.stopping = reason
+
+    def forget_programs(self) -> None:
+        """Compile anew what is needed next."""
+        self._programs.clear()
+
+    def declare(self, signature: Signature) -> Network:
+        """The graph for data of this signature, made anew if the model is another than before."""
+        made_of = self._made_of()
+        known = self._network
+        if (
+            known is None
+            or not known.signature.takes(signature)
+            or not _same(made_of, self._built_of)
+        ):
+            self._network = declare(self.model, self._loss, self.metrics, signature)
+            self._built_of = made_of
+        return self.network
+
+    def program(self, name: str, network: Network | None = None) -> Any:
+        """The executable "train", "check" (the same, stopping at what is not finite) or "evaluate",
+        compiled when it is first asked for. `network`: another one than that of the trainer."""
+        of = network or self.network
+        key = name if of is self.network else f"{name} on features"
+        if name == "evaluate":
+            return self._keep(key, [of], lambda: self.compiled(name, of.outputs))
+        made_of = [of, self.optimizer, *self._frozen()]
+        return self._keep(key, made_of, lambda: self.compiled(name, *self.training_graph(of)))
+
+    def training_graph(self, network: Network | None = None) -> Any:
+        """The outputs and the updates of one step; states of the optimizer are made with it."""
+        return training_graph(
+            network or self.network, self.optimizer, self._penalties, self._limits
+        )
+
+    def _frozen(self) -> list[bool]:
+        return [not p.trainable for p in self.network.params.values()]
+
+    def _cached(self, source: Source, held_out: Source | None, tell: bool) -> Cached | None:
+        """Features in the place of the data, or None; in either case it is said why."""
+        network = self.network
+
+        def make() -> Extractor:
+            return extractor(
+                self.model, network, self._loss, self.metrics,
+                lambda node: self.compiled("features", node),
+            )  # fmt: skip
+
+        try:
+            found = self._keep("features", [network, *self._frozen()], make)
+            cached = cache(found, source, held_out, self._cache_nbytes)
+            self.feature_note = cached.note
+            if tell:
+                self.feature_note += f"; {speed_up(self, cached, source)}"
+        except NotCachedError as why:
+            cached, self.feature_note = None, f"features are not cached: {why}"
+        if tell:
+            print(self.feature_note)  # noqa: T201 -- cache_features=True asks for it
+        return cached
+
+    def _predictor(self, rows: np.ndarray) -> Any:
+        """The program for predictions, which needs no targets and so has a graph of its own."""
+
+        def make() -> Any:
+            x = gx.input("x", (BATCH, *rows.shape[1:]), self.floats())
+            return self.compiled("predict", self.model(x))
+
+        return self._keep(f"predict {rows.shape[1:]}", self._made_of(), make)
+
+    def compiled(
+        self, name: str, outputs: Any, updates: Any = None, training: bool | None = None
+    ) -> Any:
+        """A program with the options of this trainer."""
+        return gx.compile(
+            outputs, updates=updates, training=training, check=name == "check", name=name,
+            seed=self.seed, **self._options,
+        )  # fmt: skip
+
+    def _keep(self, name: str, made_of: list[Any], make: Callable[[], Any]) -> Any:
+        """The program of this name, made anew if it would be made of other things than before."""
+        known = self._programs.get(name)
+        if known is None or not _same(known[0], made_of):
+            self._programs[name] = (made_of, make())
+        return self._programs[name][1]
+
+    def _made_of(self) -> list[Any]:
+        return self.model.made_of() if isinstance(self.model, Layer) else [self.model]
+
+    def floats(self) -> str:
+        """The dtype that numbers of the data get: the widest of a layer's parameters."""
+        params = self.model.parameters().values() if isinstance(self.model, Layer) else ()
+        dtypes = {p.dtype.name for p in params}
+        if self._dtype is not None or not dtypes:
+            return self._dtype or "float32"
+        return next(d for d in ("float64", "float32", *sorted(dtypes)) if d in dtypes)
+
+    def _declare_for(self, source: Source) -> None:
+        """The graph for these data, which are looked at."""
+        first = source.first()
+        self.declare(Signature.of(*first, self.floats()))
+        self._check_fits(source, first)
+
+    def _check_fits(self, source: Source, first: tuple[Any, Any]) -> None:
+        """InputError for rows of other shapes than the network takes, and for unfit targets."""
+        signature = self.network.signature
+        for name, (x, y) in source.pieces(first):
+            for what, have, need in (
+                ("x", x.shape[1:], signature.x_shape), ("y", y.shape[1:], signature.y_shape)
+            ):  # fmt: skip
+                if tuple(have) != need:
+                    raise gx.InputError(
+                        f"{name}: rows of {what} have shape {tuple(have)}; those that the model is "
+                        f"trained on have {need}"
+                    )
+            self.check_targets(y, name)
+
+    def check_targets(self, y: Any, name: str) -> None:
+        """InputError for targets that the loss is not made for."""
+        if self._loss is gx.softmax_cross_entropy:
+            check_labels(y, self.network.classes, name)
+        elif self._loss in (gx.sigmoid_cross_entropy, gx.binary_cross_entropy):
+            check_shares(y, name)
+
+
+def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
+    names = ", ".join(f"train.{k.__name__}" for k in kinds)
+    if not isinstance(rules, Sequence) or not all(isinstance(r, kinds) for r in rules):
+        raise gx.InputError(f"{argument}={rules!r}: need a list of {names}")
+
+
+def _same(have: list[Any], want: list[Any]) -> bool:
+    """Whether both hold the same objects; `==` of nodes would build a node."""
+    return len(have) == len(want) and all(a is b for a, b in zip(have, want, strict=True))

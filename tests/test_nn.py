@@ -1,0 +1,427 @@
+"""Layers and initialisers: values, names, files of parameters, freezing; bad input."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphc as gx
+from graphc import nn
+from graphc.nn import tensor_file
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((5, 4)).astype("float32")
+
+
+def apply(model: Any, x: np.ndarray, training: bool | None = None, seed: int = 0) -> np.ndarray:
+    """A model's output for an array."""
+    node = model(gx.input("x", ("batch", *x.shape[1:]), x.dtype))
+    return gx.compile(node, training=training, seed=seed)(x=x)
+
+
+def values(model: nn.Layer) -> dict[str, np.ndarray]:
+    return {n: p.value for n, p in model.parameters().items()}
+
+
+# -- initialisers
+
+
+def spread(shape: tuple[int, ...], name: str) -> float:
+    """The standard deviation that the paper asks for, of a weight [inputs, outputs]."""
+    i, o = shape[-2] * math.prod(shape[:-2]), shape[-1] * math.prod(shape[:-2])
+    return math.sqrt({"glorot": 2 / (i + o), "he": 2 / i, "lecun": 1 / i}[name.split("_")[0]])
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal",
+                                  "lecun_normal"])  # fmt: skip
+@pytest.mark.parametrize("shape", [(300, 200), (3, 3, 40, 60)])
+def test_spread_of_initial_values(name: str, shape: tuple[int, ...]) -> None:
+    drawn = nn.init.INITIALISERS[name](shape, seed=3)
+    wanted = spread(shape, name)
+    assert drawn.shape == shape
+    assert drawn.dtype == np.float32
+    assert abs(drawn.std() / wanted - 1) < 0.02
+    assert abs(drawn.mean()) < 0.02 * wanted
+    if name.endswith("uniform"):
+        assert np.abs(drawn).max() <= wanted * math.sqrt(3) * (1 + 1e-6)
+        assert np.abs(drawn).max() >= wanted * math.sqrt(3) * 0.99
+    else:
+        assert np.abs(drawn).max() > 3 * wanted
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (8, 3), (3, 8), (2, 2, 3)])
+def test_orthogonal(shape: tuple[int, ...]) -> None:
+    flat = nn.init.orthogonal(shape, gain=2.0, seed=1, dtype="float64").reshape(-1, shape[-1])
+    small = flat.T @ flat if flat.shape[0] >= flat.shape[1] else flat @ flat.T
+    np.testing.assert_allclose(small, 4 * np.eye(len(small)), atol=1e-12)
+
+
+def test_simple_initialisers() -> None:
+    assert np.array_equal(nn.init.zeros(3), np.zeros(3))
+    assert np.array_equal(nn.init.ones((2, 2)), np.ones((2, 2)))
+    assert np.array_equal(nn.init.constant(2, 7.5), [7.5, 7.5])
+    drawn = nn.init.uniform((1000,), 2, 3, seed=1)
+    assert drawn.min() >= 2
+    assert drawn.max() < 3
+    assert abs(nn.init.normal((10000,), 5, 2, seed=1).std() - 2) < 0.1
+
+
+def test_seeds_and_dtypes() -> None:
+    a, b = gx.init.he_normal((4, 4), seed=0), gx.init.he_normal((4, 4), seed=1)
+    assert np.array_equal(a, nn.init.he_normal((4, 4)))
+    assert not np.array_equal(a, b)
+    assert nn.init.he_normal((4, 4), dtype="bfloat16").dtype.name == "bfloat16"
+    assert nn.init.he_normal((4, 4), dtype="float64").dtype.name == "float64"
+
+
+def test_each_initialiser_cites_its_source() -> None:
+    for name, function in nn.init.INITIALISERS.items():
+        cited = name in ("zeros", "ones", "constant", "normal", "uniform")
+        assert cited or any(str(y) in (function.__doc__ or "") for y in range(1990, 2020)), name
+
+
+def test_import_stays_quick() -> None:
+    """Neither nn nor train is loaded before it is asked for, and safetensors not even then."""
+    said = subprocess.run(
+        [sys.executable, "-c", "import graphc as gx, sys; a = set(sys.modules); gx.init; gx.nn; "
+         "gx.train; print('graphc.nn' in a, 'graphc.train' in a, 'safetensors' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said.split() == ["False", "False", "False"]
+
+
+# -- layers against NumPy
+
+
+@pytest.mark.usefixtures("backend")
+def test_dense() -> None:
+    layer = nn.Dense(4, 3, activation="tanh", bias="ones")
+    w, b = layer.weight.value, layer.bias.value
+    np.testing.assert_allclose(apply(layer, X), np.tanh(X @ w + b), rtol=1e-5, atol=1e-6)
+    bare = nn.Dense(4, 3, bias=None)
+    assert list(bare.parameters()) == ["weight"]
+    np.testing.assert_allclose(apply(bare, X), X @ bare.weight.value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+def test_layer_norm() -> None:
+    layer = nn.LayerNorm(4, epsilon=1e-3)
+    layer.scale.value, layer.shift.value = np.arange(4.0), np.ones(4)
+    distance = X - X.mean(-1, keepdims=True)
+    wanted = distance / np.sqrt(X.var(-1, keepdims=True) + 1e-3) * np.arange(4) + 1
+    np.testing.assert_allclose(apply(layer, X), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("backend")
+def test_flatten_residual_and_functions() -> None:
+    inner = nn.Dense(4, 4, "relu")
+    model = nn.Sequential(nn.Flatten(), nn.Residual(inner), lambda x: 2 * x, nn.Activation(gx.exp))
+    x = X.reshape(5, 2, 2)
+    wanted = np.exp(2 * (X + np.maximum(X @ inner.weight.value + inner.bias.value, 0)))
+    np.testing.assert_allclose(apply(model, x), wanted, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("backend")
+def test_dropout_layer() -> None:
+    x = np.ones((64, 50), "float32")
+    classic, inverted = nn.Dropout(0.8, "classic"), nn.Dropout(0.8)
+    np.testing.assert_allclose(apply(classic, x), 0.8 * x, rtol=1e-6)
+    np.testing.assert_array_equal(apply(inverted, x), x)
+    kept = apply(classic, x, training=True, seed=5)
+    assert set(np.unique(kept)) == {0.0, 1.0}
+    assert abs(kept.mean() - 0.8) < 0.03
+    np.testing.assert_allclose(apply(inverted, x, training=True, seed=5), kept / 0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(nn.ACTIVATIONS))
+def test_activation_by_name(name: str) -> None:
+    wanted = gx.compile(getattr(gx, name)(gx.input("x", ("batch", 4))), backend="numpy")(x=X)
+    node = nn.Activation(name)(gx.input("x", ("batch", 4)))
+    np.testing.assert_array_equal(gx.compile(node, backend="numpy")(x=X), wanted)
+
+
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [("relu", "he_normal"), (gx.relu, "he_normal"), ("selu", "lecun_normal"),
+     (None, "glorot_uniform"), ("tanh", "glorot_uniform"), (lambda x: x, "glorot_uniform")],
+)  # fmt: skip
+def test_default_initialiser_suits_the_activation(activation: Any, name: str) -> None:
+    start = nn.init.INITIALISERS[name]((6, 5), seed=(0, *b"weight"))
+    np.testing.assert_array_equal(nn.Dense(6, 5, activation).weight.value, start)
+
+
+# -- names and seeds
+
+
+def small(**options: Any) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Dense(4, 4, "relu"), nn.Residual(nn.LayerNorm(4), nn.Dense(4, 4)), nn.Dense(4, 4),
+        **options,
+    )  # fmt: skip
+
+
+def test_names_are_paths() -> None:
+    model = small()
+    names = [
+        "layers.0.weight", "layers.0.bias", "layers.1.layers.0.scale", "layers.1.layers.0.shift",
+        "layers.1.layers.1.weight", "layers.1.layers.1.bias", "layers.2.weight", "layers.2.bias",
+    ]  # fmt: skip
+    assert list(model.parameters()) == names
+    assert [p.name for p in model.parameters().values()] == names
+    assert next(iter(small(name="net").parameters())) == "net.layers.0.weight"
+
+
+def test_layers_differ_and_models_agree() -> None:
+    a, b, c = values(small()), values(small()), values(small(seed=1))
+    assert not np.array_equal(a["layers.0.weight"], a["layers.2.weight"])
+    assert all(np.array_equal(a[n], b[n]) for n in a)
+    assert not np.array_equal(a["layers.0.weight"], c["layers.0.weight"])
+    fixed = nn.Sequential(nn.Dense(4, 4, "relu", seed=9), seed=1)
+    again = nn.Sequential(nn.Dense(4, 4, "relu", seed=9), seed=2)
+    assert np.array_equal(values(fixed)["layers.0.weight"], values(again)["layers.0.weight"])
+
+
+def test_a_layer_of_ones_own() -> None:
+    class Scale(nn.Layer):
+        factor: gx.Param
+
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.declare("factor", (size,), nn.init.ones)
+
+        def forward(self, x: gx.Node) -> gx.Node:
+            return x * self.factor
+
+    class Net(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = Scale(4)
+            self.hidden = [nn.Dense(4, 4), nn.Dense(4, 4)]
+
+        def forward(self, x: gx.Node) -> gx.Node:
+            return self.hidden[1](self.hidden[0](self.scale(x)))
+
+    net = Net()
+    assert list(net.parameters())[:2] == ["scale.factor", "hidden.0.weight"]
+    before = apply(net, X)
+    net.scale.factor.value = np.full(4, 2.0)
+    assert not np.array_equal(apply(net, X), before)
+    with pytest.raises(AttributeError, match="Net has no attribute 'weight'"):
+        net.weight  # noqa: B018
+
+
+def test_a_layer_used_twice_has_one_parameter() -> None:
+    tied = nn.Dense(4, 4, "tanh")
+    model = nn.Sequential(tied, tied)
+    assert list(model.parameters()) == ["layers.1.weight", "layers.1.bias"]
+    w, b = tied.weight.value, tied.bias.value
+    wanted = np.tanh(np.tanh(X @ w + b) @ w + b)
+    np.testing.assert_allclose(apply(model, X), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_values_move_into_a_larger_model() -> None:
+    body = small()
+    body.layers[0].weight.value = np.full((4, 4), 0.5)
+    body.freeze("layers.0.weight")
+    whole = nn.Sequential(body, nn.Dense(4, 2))
+    moved = whole.parameters()["layers.0.layers.0.weight"]
+    assert np.array_equal(moved.value, np.full((4, 4), 0.5))
+    assert not moved.trainable
+    gx.compile(whole(gx.input("x", ("batch", 4))), backend="numpy")  # all names differ
+
+
+def test_replace_last() -> None:
+    model = small()
+    first = model.parameters()["layers.0.weight"]
+    model.replace_last(nn.Dense(4, 2))
+    assert model.parameters()["layers.0.weight"] is first
+    assert model.parameters()["layers.2.weight"].shape == (4, 2)
+    assert apply(model, X).shape == (5, 2)
+
+
+def test_freeze_and_unfreeze() -> None:
+    model = small()
+    assert model.freeze("layers.0*", "*bias") == [
+        "layers.0.weight", "layers.0.bias", "layers.1.layers.1.bias", "layers.2.bias",
+    ]  # fmt: skip
+    assert [n for n, p in model.parameters().items() if p.trainable] == [
+        "layers.1.layers.0.scale", "layers.1.layers.0.shift", "layers.1.layers.1.weight",
+        "layers.2.weight",
+    ]  # fmt: skip
+    model.unfreeze("*")
+    assert all(p.trainable for p in model.parameters().values())
+    with pytest.raises(gx.InputError, match=r"'head\*' matches no parameter; there are layers.0"):
+        model.freeze("head*")
+
+
+# -- files
+
+
+def changed(model: nn.Layer) -> nn.Layer:
+    for p in model.parameters().values():
+        p.value = RNG.standard_normal(p.shape)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_save_and_load(tmp_path: Path, dtype: str) -> None:
+    model, other = changed(nn.Dense(4, 3, dtype=dtype)), nn.Dense(4, 3, dtype=dtype)
+    model.save(tmp_path / "a.safetensors")
+    report = other.load(tmp_path / "a.safetensors")
+    assert report.matched == ("weight", "bias")
+    assert report.complete
+    for name, value in values(model).items():
+        assert value.tobytes() == values(other)[name].tobytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_partial_load_reports(tmp_path: Path) -> None:
+    source = changed(nn.Sequential(nn.Dense(4, 3), nn.Dense(3, 2), nn.Dense(2, 2)))
+    source.save(tmp_path / "a.safetensors")
+    target = nn.Sequential(nn.Dense(4, 3), nn.Dense(3, 5), nn.Activation("relu"), nn.Dense(5, 1))
+    before = values(target)
+    with pytest.raises(gx.CheckpointError, match=r"misshapen: layers\.1\.weight is float32"):
+        target.load(tmp_path / "a.safetensors")
+    assert all(np.array_equal(v, before[n]) for n, v in values(target).items())
+    report = target.load(tmp_path / "a.safetensors", strict=False)
+    assert report.matched == ("layers.0.weight", "layers.0.bias")
+    assert report.missing == ("layers.3.weight", "layers.3.bias")
+    assert report.unexpected == ("layers.2.bias", "layers.2.weight")
+    assert report.misshapen["layers.1.weight"] == ("float32[3, 2]", "float32[3, 5]")
+    assert np.array_equal(values(target)["layers.0.weight"], values(source)["layers.0.weight"])
+    assert np.array_equal(values(target)["layers.3.weight"], before["layers.3.weight"])
+
+
+def test_a_file_of_another_program_loads(tmp_path: Path) -> None:
+    """Without our checksum, in float64 for float32."""
+    from safetensors.numpy import save_file
+
+    layer = nn.Dense(4, 3)
+    w, b = RNG.standard_normal((4, 3)), RNG.standard_normal(3)
+    save_file({"weight": w, "bias": b}, tmp_path / "b.safetensors")
+    layer.load(tmp_path / "b.safetensors")
+    np.testing.assert_array_equal(layer.weight.value, w.astype("float32"))
+    save_file({"weight": w.astype("int32"), "bias": b}, tmp_path / "c.safetensors")
+    with pytest.raises(gx.CheckpointError, match="weight is int32"):
+        layer.load(tmp_path / "c.safetensors")
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda d: b"",
+    "truncated in the header": lambda d: d[:20],
+    "truncated in the data": lambda d: d[:-3],
+    "a bit flipped in the data": lambda d: flip(d, len(d) - 5),
+    "a bit flipped in the length": lambda d: flip(d, 0),
+    "longer": lambda d: d + b"\0\0\0\0",
+    "another format": lambda d: b"\x80\x04\x95pickle of something, long enough to be read" * 9,
+    "a text": lambda d: b"weights: none\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_refused_and_change_nothing(tmp_path: Path, damage: str) -> None:
+    path, layer = tmp_path / "a.safetensors", nn.Dense(4, 3)
+    changed(nn.Dense(4, 3)).save(path)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = values(layer)
+    for strict in (True, False):
+        with pytest.raises(gx.CheckpointError, match=r"a\.safetensors"):
+            layer.load(path, strict=strict)
+    assert all(np.array_equal(v, before[n]) for n, v in values(layer).items())
+
+
+def test_every_flipped_bit_of_the_header_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tensor_file.write_tensors(path, {"w": np.arange(3.0)}, {"note": "hello"})
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(flip(whole, at))
+        try:
+            tensors, texts = tensor_file.read_tensors(path)
+        except gx.CheckpointError:
+            continue
+        # the name of the checksum itself was hit: then the file reads as one of another program
+        assert len(texts) == 2, at
+        assert tensors["w"].tolist() == [0, 1, 2]
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    layer = nn.Dense(2, 2)
+    with pytest.raises(gx.CheckpointError, match="cannot be read"):
+        layer.load(tmp_path / "none.safetensors")
+    with pytest.raises(gx.CheckpointError, match="cannot be written"):
+        layer.save(tmp_path / "none" / "a.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, layer = tmp_path / "a.safetensors", nn.Dense(4, 3)
+    layer.save(path)
+    old = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensor_file.os, "fsync", full)
+    changed(layer)
+    with pytest.raises(gx.CheckpointError, match="No space left"):
+        layer.save(path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# -- bad input
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: nn.Dense(0, 3), "inputs=0: need an int of 1 or more"),
+    (lambda: nn.Dense(3, 2.5), "outputs=2.5"),
+    (lambda: nn.Dense(3, 2, "reluu"), "activation='reluu': need relu, leaky_relu"),
+    (lambda: nn.Dense(3, 2, weight="he"), "weight='he': need zeros, ones"),
+    (lambda: nn.Dropout(0.0), "keep=0.0: need a number, 0 < keep <= 1"),
+    (lambda: nn.Dropout(1.5), "keep=1.5"),
+    (lambda: nn.Dropout(True), "keep=True"),
+    (lambda: nn.Dropout(0.5, "other"), "form='other': need 'inverted' or 'classic'"),
+    (lambda: nn.LayerNorm(-1), "size=-1"),
+    (lambda: nn.LayerNorm(3, epsilon=0), "epsilon=0: need a number above 0"),
+    (lambda: nn.Activation("softplu"), "activation='softplu'"),
+    (lambda: nn.Sequential(nn.Dense), "is no layer"),
+    (lambda: nn.Sequential("relu"), "'relu' is no layer"),
+    (lambda: nn.Sequential().replace_last(nn.Flatten()), "there is no layer"),
+    (lambda: nn.Dense(3, 2)(np.ones((1, 3))), "Dense of ndarray: a layer takes a node"),
+    (lambda: nn.init.he_normal((3, 0)), "shape"),
+    (lambda: nn.init.he_normal((3, 2), seed=-1), "seed -1"),
+    (lambda: nn.init.orthogonal((3,)), "needs two axes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_input(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(gx.InputError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_bad_types_and_shapes() -> None:
+    with pytest.raises(gx.DTypeError, match="int32"):
+        nn.init.zeros(3, dtype="int32")
+    with pytest.raises(gx.ShapeError, match=r"layers\.1\.weight"):
+        nn.Sequential(nn.Dense(4, 3), nn.Dense(4, 3))(gx.input("x", ("batch", 4)))
+    with pytest.raises(gx.ShapeError, match="Flatten"):
+        nn.Flatten()(gx.input("x", ("batch",)))
+    wrong = nn.Dense(3, 2, weight=lambda shape, **_: np.ones((1, 1)))
+    with pytest.raises(gx.ShapeError, match="weight: the initial value is"):
+        wrong.parameters()
+    with pytest.raises(NotImplementedError, match="forward"):
+        nn.Layer()(gx.input("x", (1,)))
