@@ -303,7 +303,7 @@ def test_a_backend_that_cannot_run_here_names_the_remedy(monkeypatch: pytest.Mon
     with pytest.raises(gx.BackendUnavailable, match=r"'cuda': no driver; .*'auto' or 'numpy'"):
         gx.compile(Y, backend="cuda")
     reason = gx.compile(Y).backend_reason
-    assert "auto; cuda is no driver" in reason
+    assert "auto; cuda is not usable: no driver" in reason
 
 
 VALUES: list[tuple[str, Any, str]] = [

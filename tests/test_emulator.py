@@ -545,6 +545,8 @@ def test_an_interrupt_ends_a_kernel(ucontext: bool, monkeypatch: pytest.MonkeyPa
     run_kernel(KERNELS, "axpb", 2, 64, x, x.copy(), 64, 1.0)  # and the process goes on
 
 
+# an interrupt may find a file of the cache being read
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_at_any_moment_of_a_launch() -> None:
     """Between threads and blocks, too, where there is no thread to be left."""
     text = 'extern "C" __global__ void work(int *x) { __syncthreads(); x[blockIdx.x] = 1; }'

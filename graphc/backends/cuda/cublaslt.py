@@ -113,8 +113,10 @@ class CublasLt:
 
     def destroy(self, kind: str, made: ctypes.c_void_p) -> None:
         """Give a descriptor (or, of kind "", the handle) back."""
-        with contextlib.suppress(Exception):  # at the end of a process all is gone anyway
+        try:  # of modules, too, nothing may be left at the end of a process
             getattr(self._library, f"cublasLt{kind}Destroy")(made)
+        except Exception:
+            return
 
     def put(self, kind: str, what: str, made: ctypes.c_void_p, number: int, value: Any) -> None:
         """Set an attribute of a descriptor."""

@@ -48,8 +48,10 @@ class _Block:
         self.address, self.nbytes = int(memory.ptr), nbytes
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the end of the process, or a device that is lost
+        try:
             self._device.follow(self._stream)
+        except Exception:  # the end of the process, or a device that is lost
+            return
 
 
 class _Recording:

@@ -9,7 +9,6 @@ still being copied.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,9 +65,11 @@ class Staging:
 
     def __del__(self) -> None:
         """Page-locked memory is given to the next who asks, whatever is still copied from it."""
-        for berth in getattr(self, "_berths", ()):
-            with contextlib.suppress(Exception):  # the end of the process, or a lost device
+        try:
+            for berth in self._berths:
                 berth.event.wait()
+        except Exception:  # the end of the process, or a lost device
+            return
 
     def _berth(self, device: Device) -> Berth:
         block = device.pinned(self.nbytes)
