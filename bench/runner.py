@@ -33,8 +33,8 @@ from .measure import ContestantError, Timing, alternate, ratio
 from .process import Worker
 from .workloads import BY_NAME, ON_GPU, WORKLOADS, find
 
-TOLERANCES = {  # of sums in another order, over a few steps; rtol and atol
-    "float32": (2e-4, 6e-5), "tf32": (1e-2, 2e-3), "bfloat16": (8e-2, 2e-2),
+TOLERANCES = {  # of sums in another order, and of a relu at 0, over a few steps; rtol and atol
+    "float32": (2e-4, 1e-4), "tf32": (1e-2, 2e-3), "bfloat16": (8e-2, 2e-2),
 }  # fmt: skip
 CASES = (*BY_NAME, *compile_time.PARTS)
 BY_DEFAULT = (*(w.name for w in WORKLOADS), *compile_time.PARTS)
