@@ -22,8 +22,6 @@
 template <class I> GX_INLINE I gx_first(void) { return (I)blockIdx.x * (I)blockDim.x + (I)threadIdx.x; }
 template <class I> GX_INLINE I gx_all(void) { return (I)gridDim.x * (I)blockDim.x; }
 
-template <class I> GX_INLINE I gx_least(I x, I y) { return x < y ? x : y; }
-
 /* What integers were computed from is hidden from NVRTC, which knows no -fwrapv: it holds x + 1 > x
  * for true, and so for any sum, difference or product that it can compare. */
 #ifdef __CUDACC_RTC__
