@@ -58,10 +58,11 @@ def test_overfitting(root: Path, tmp_path: Path) -> None:
 def test_transfer(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "transfer.png"
-    found = main_of(root, "transfer")(epochs=15, samples=(2, 10), seeds=2, picture=picture)
-    assert [values.shape for values in found.values()] == [(2, 3), (2, 3)]
-    assert (found[10] > 0.4).all()  # of five classes
-    assert found[10].mean() > found[2].mean()
+    moves = main_of(root, "transfer")(epochs=15, samples=(2, 10), seeds=2, picture=picture)
+    assert len(moves) == 2
+    for found, classes in zip(moves.values(), (5, 2), strict=True):
+        assert [values.shape for values in found.values()] == [(2, 3), (2, 3)]
+        assert found[10].mean() > max(found[2].mean(), 1.2 / classes)
     assert is_picture(picture)
 
 
