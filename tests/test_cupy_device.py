@@ -485,7 +485,7 @@ def test_probe_names_the_step_and_the_remedy(
     spoil(monkeypatch, machine)
     start = time.perf_counter()
     found = probe()
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20
     assert not found.usable
     assert found.reason.startswith(reason)
     assert found.details["missing"].startswith(reason)

@@ -510,7 +510,7 @@ def test_a_compiler_that_hangs(
     )
     start = time.monotonic()
     check_fallback("without an answer")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50  # the compiler sleeps for 60 s
 
 
 def test_a_compiler_that_is_not_there(

