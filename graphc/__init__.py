@@ -19,7 +19,7 @@ from graphc.errors import (
     ShapeError,
 )
 from graphc.ir.dim import Dim
-from graphc.ir.node import Node, Param
+from graphc.ir.node import MadeAt, Node, Param, user_site
 from graphc.ops.activations import relu, sigmoid, softplus
 from graphc.ops.arithmetic import (
     abs,

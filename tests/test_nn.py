@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import graphc as gx
-from graphc import nn
+from graphc import nn, train
 from graphc.nn import tensor_file
+from graphc.train.network import below
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((5, 4)).astype("float32")
@@ -425,3 +426,45 @@ def test_bad_types_and_shapes() -> None:
         wrong.parameters()
     with pytest.raises(NotImplementedError, match="forward"):
         nn.Layer()(gx.input("x", (1,)))
+
+
+# -- the lines of the user that errors name
+
+
+class Squared(nn.Layer):
+    """A layer with nodes of its own around another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Dense(4, 4, "tanh")  # the line of tanh
+
+    def forward(self, x: gx.Node) -> gx.Node:
+        return self.body(x) * x  # the line of the product
+
+
+def line_of(words: str) -> str:
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = [i for i, line in enumerate(lines, 1) if line.endswith(f"# {words}")]
+    return f"test_nn.py:{number}"
+
+
+def test_nodes_of_a_layer_are_made_where_the_layer_is() -> None:
+    relu = nn.Dense(4, 4, "relu")  # the line of relu
+    softplus = nn.Activation("softplus")  # the line of softplus
+    model = nn.Sequential(relu, Squared(), gx.exp, nn.Residual(nn.Residual(softplus)), name="all")
+    x = gx.input("x", ("batch", 4))
+    made = {n.op.name: n for n in below(model(x)) if n.inputs}
+    for words in ("relu", "tanh", "softplus"):
+        assert [str(site) for site in made[words].sites] == [line_of(f"the line of {words}")]
+    assert line_of("the line of the product") in map(str, made["multiply"].sites)
+    here = gx.exp(x).sites[-1]
+    assert here.file == __file__, "outside of layers nothing is left of their lines"
+
+
+def test_errors_and_losses_name_the_line_of_the_layer_and_of_the_trainer() -> None:
+    wide = nn.Dense(4, 3)  # the line of the wide layer
+    with pytest.raises(gx.ShapeError, match=line_of("the line of the wide layer")):
+        nn.Sequential(wide, nn.Dense(4, 2))(gx.input("x", ("batch", 4)))
+    trainer = train.Trainer(wide, "softmax_cross_entropy", train.SGD(0.1))  # the trainer's line
+    trainer.evaluate(X, np.zeros(5, "int32"))
+    assert [*map(str, trainer.network.outputs["loss"].sites)] == [line_of("the trainer's line")]

@@ -508,10 +508,17 @@ def test_history_in_all_forms(tmp_path: Path) -> None:
     read = json.loads(history.to_json(tmp_path / "a.json"))
     assert read["rows"][2]["loss"] == history["loss"][2]
     assert np.sum(read["rows"][0]["confusion_matrix"]) == 60
+    assert list(history) == history.names
+    assert "val_loss" in history
+    assert "val_mae" not in history
+    assert repr(history).startswith(f"History of 3 epochs: loss {history['loss'][2]:.4g}, accuracy")
+    made.fit(Shuffled(), 1)  # without validation: the curve has a gap
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     figure = history.plot(tmp_path / "a.png")
     assert [a.get_title() for a in figure.axes] == ["loss", "accuracy"]
-    assert [line.get_label() for line in figure.axes[0].lines] == ["training", "validation"]
+    training, validation = figure.axes[0].lines
+    assert [training.get_label(), validation.get_label()] == ["training", "validation"]
+    assert np.isnan(validation.get_ydata()).tolist() == [False, False, False, True]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(KeyError, match="there is epoch, loss"):
         history["recall"]
@@ -620,3 +627,14 @@ def test_each_loss_by_name_trains() -> None:
 def test_every_metric_by_name_has_a_direction() -> None:
     assert all(m.mode in ("min", "max") for m in METRICS.values())
     assert math.isinf(train.EarlyStopping("r2").watch.best)
+
+
+def test_what_may_be_watched_is_what_the_history_holds() -> None:
+    made = trainer(backend="numpy", penalties=[train.L2(0.1)])
+    stopping = train.EarlyStopping("penalty", patience=1, mode="max")  # it falls
+    history = made.fit(Shuffled(), 5, callbacks=[stopping])
+    assert len(history["penalty"]) == 2
+    with pytest.raises(gx.InputError, match="there is loss, penalty, rate"):
+        made.fit(Shuffled(), 5, callbacks=[train.EarlyStopping("val_loss")])
+    assert made.run.began is None
+    assert len(history) == 2

@@ -15,6 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -318,6 +319,7 @@ class Origin(NamedTuple):
 
 class _Maker(threading.local):
     origin: Origin | None = None
+    mark: tuple[FrameType, Site] | None = None
 
 
 class Derived:
@@ -334,6 +336,26 @@ class Derived:
 
     def __exit__(self, *_: object) -> None:
         _maker.origin = self.outer
+
+
+class MadeAt:
+    """`with gx.MadeAt(site):` what graphc's own functions make inside is noted as made at this line
+    rather than at the one that called them: a layer's nodes at the line that made the layer. Lines
+    of the user's own that are called inside still count first.
+    """
+
+    __slots__ = ("outer", "site")
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def __enter__(self) -> None:
+        self.outer = _maker.mark
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        _maker.mark = (frame, self.site)
+
+    def __exit__(self, *_: object) -> None:
+        _maker.mark = self.outer
 
 
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
@@ -379,9 +401,11 @@ def new_identity() -> int:
 
 
 def user_site() -> Site:
-    """The innermost line on the stack that is not graphc's own."""
-    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    """The innermost line on the stack that is not graphc's own, or what `MadeAt` puts for it."""
+    frame, mark = sys._getframe(1), _maker.mark  # pyright: ignore[reportPrivateUsage]
     while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        if mark is not None and frame is mark[0]:
+            return mark[1]
         frame = frame.f_back
     return Site(frame.f_code.co_filename, frame.f_lineno)
 

@@ -65,6 +65,9 @@ class Layer:
     `name` stands before the paths of a layer that is part of no other. `seed`: that of the layer
     around it, or else 0.
 
+    Errors and reports give the line that made the layer as that of its nodes, or the line in a
+    `forward` of your own.
+
     Where a layer whose parameters have values becomes part of another one, they are copied to their
     new names: graphs built before keep the old ones.
     """
@@ -73,6 +76,7 @@ class Layer:
         self._declared: dict[str, Declared] = {}
         self._params: dict[str, gx.Param] = {}
         self._path, self._seed, self._seed_around = name, seed, 0
+        self._site = gx.user_site()
 
     def declare(
         self, name: str, shape: Shape, initialiser: Initialiser, dtype: str = "float32"
@@ -91,7 +95,8 @@ class Layer:
                 f"{type(self).__name__} of {type(x).__name__}: a layer takes a node, such as "
                 "gx.input(...); Trainer.predict takes arrays"
             )
-        return self.forward(x)
+        with gx.MadeAt(self._site):
+            return self.forward(x)
 
     # -- parameters
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,20 @@ class History:
         return [row.get(name) for row in self.rows]
 
     def __len__(self) -> int:
+        """How many epochs there are."""
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __repr__(self) -> str:
+        last = self.rows[-1] if self.rows else {}
+        cells = [f"{n} {v:.4g}" for n, v in last.items() if isinstance(v, float)]
+        ended = f"; {self.stopped}" if self.stopped else ""
+        return f"History of {len(self)} epochs: {', '.join(cells) or 'nothing yet'}{ended}"
 
     @property
     def names(self) -> list[str]:
@@ -59,17 +74,15 @@ class History:
             from matplotlib.figure import Figure
         except ImportError:
             raise gx.InputError("plot: needs matplotlib: pip install matplotlib") from None
-        shown = [
-            n for n in self.names
-            if n not in ("epoch", "rate") and all(isinstance(v, float) for v in self[n])
-        ]  # fmt: skip
+        curves = {n: _curve(self[n]) for n in self.names if n not in ("epoch", "rate")}
+        shown = [n for n, curve in curves.items() if curve]
         themes = list(dict.fromkeys(n.removeprefix("val_") for n in shown))
         figure = Figure(figsize=(4.5 * max(len(themes), 1), 3.5), layout="constrained")
         rows = figure.subplots(1, max(len(themes), 1), squeeze=False)
         for theme, axes in zip(themes, rows[0], strict=False):
             for name, label in ((theme, "training"), (f"val_{theme}", "validation")):
                 if name in shown:
-                    axes.plot(self["epoch"], self[name], label=label)
+                    axes.plot(self["epoch"], curves[name], label=label)
             axes.set(xlabel="epoch", title=theme)
             axes.legend()
         if path is not None:
@@ -84,6 +97,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(v) for v in value]
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _curve(values: list[Any]) -> list[float]:
+    """Numbers with gaps where an epoch has none; nothing, where a value is no number."""
+    if not all(isinstance(v, float | None) for v in values):
+        return []
+    return [math.nan if v is None else v for v in values]
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:

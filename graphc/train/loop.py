@@ -57,13 +57,14 @@ class Loop:
         self.trainer, self.network = trainer, network
         self.source, self.held_out = source, held_out
         self.run, self.schedule = trainer.run, trainer.optimizer.schedule
-        if self.run.began is None:
-            self.run.began, self.run.stopping = self.run.epoch, ""
-        self.end = self.run.began + epochs
         self.batches = len(source)
         self.callbacks = sorted(callbacks, key=lambda c: c.last)
         if progress:
             self.callbacks.insert(0, ProgressBar())
+        self._check_names()
+        if self.run.began is None:
+            self.run.began, self.run.stopping = self.run.epoch, ""
+        self.end = self.run.began + epochs
         self.window: list[tuple[Any, Any, Any]] = []
         self.copies: dict[gx.Param, np.ndarray] = {}
         self.latest: tuple[Any, Any, Any] = ((), (), {})  # x, y and the results of a step
@@ -189,10 +190,6 @@ class Loop:
     # -- callbacks
 
     def _start_callbacks(self) -> None:
-        names = self._names()
-        self.schedule.check(names)
-        for callback in self.callbacks:
-            callback.check(names)
         self.trainer.callbacks = [c for c in self.callbacks if c.keeps_state]
         saved, self.run.callbacks = self.run.callbacks, []
         for callback in self.trainer.callbacks:
@@ -204,11 +201,13 @@ class Loop:
         for callback in self.callbacks:
             callback.on_start(self.trainer, self.end, self.batches)
 
-    def _names(self) -> list[str]:
-        """What a row of the history will hold."""
+    def _check_names(self) -> None:
+        """Refuse what watches something that no row of the history will hold."""
         outputs = list(self.trainer.network.outputs)
         held_out = [f"val_{n}" for n in outputs] if self.held_out is not None else []
-        return [*outputs, *held_out, "rate"]
+        more = ["penalty"] if self.trainer.is_penalised() else []
+        for watcher in (self.schedule, *self.callbacks):
+            watcher.check([*outputs, *more, *held_out, "rate"])
 
     def _call(self, event: str) -> None:
         for callback in self.callbacks:

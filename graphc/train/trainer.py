@@ -35,7 +35,7 @@ from graphc.train.network import (
     training_graph,
 )
 from graphc.train.optimizers import Optimizer
-from graphc.train.penalties import L1, L2, MaxNorm, Penalty
+from graphc.train.penalties import L1, L2, MaxNorm, Penalty, penalty
 from graphc.train.source import Source, as_source, check_labels, check_shares
 from graphc.train.totals import Totals, fetch
 
@@ -95,7 +95,7 @@ class Trainer:
         self.history, self.run = History(), Run()
         self.callbacks: list[Callback] = []  # of the fit in progress, those that keep a state
         self.loop: Loop | None = None  # the fit in progress
-        self._dtype = dtype
+        self._dtype, self._site = dtype, gx.user_site()
         self._cache_nbytes = LIMIT_NBYTES if cache_features is True else int(cache_features)
         self.feature_note = ""  # whether the last fit cached features, and what came of it
         self._network: Network | None = None
@@ -215,7 +215,8 @@ class Trainer:
             or not known.signature.takes(signature)
             or not _same(made_of, self._built_of)
         ):
-            self._network = declare(self.model, self._loss, self.metrics, signature)
+            with gx.MadeAt(self._site):
+                self._network = declare(self.model, self._loss, self.metrics, signature)
             self._built_of = made_of
         return self.network
 
@@ -231,9 +232,13 @@ class Trainer:
 
     def training_graph(self, network: Network | None = None) -> Any:
         """The outputs and the updates of one step; states of the optimizer are made with it."""
-        return training_graph(
-            network or self.network, self.optimizer, self._penalties, self._limits
-        )
+        of = network or self.network
+        with gx.MadeAt(self._site):
+            return training_graph(of, self.optimizer, self._penalties, self._limits)
+
+    def is_penalised(self) -> bool:
+        """Whether penalties are added to the loss: a column of its own in the history."""
+        return penalty(self.network.params, self._penalties) is not None
 
     def _frozen(self) -> list[bool]:
         return [not p.trainable for p in self.network.params.values()]
