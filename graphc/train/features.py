@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -117,8 +117,11 @@ def speed_up(trainer: Trainer, cached: Cached, source: Source) -> str:
 
 def _split(model: Model, network: Network) -> tuple[gx.Node, Rest]:
     """The features of the longest prefix, and the layers after it as one function."""
-    if not isinstance(model, Sequential):
-        raise NotCachedError("the model is no nn.Sequential")
+    if not _is_in_a_row(model):
+        raise NotCachedError(
+            f"the model, a {type(model).__name__}, is no nn.Sequential with the forward of one: it "
+            "is not known whether its layers follow one another"
+        )
     features, layers = network.x, _flat(model)
     ends = "no parameter is trained"
     while layers:
@@ -132,14 +135,17 @@ def _split(model: Model, network: Network) -> tuple[gx.Node, Rest]:
     return features, _in_a_row(layers)
 
 
+def _is_in_a_row(layer: Rest) -> TypeGuard[Sequential]:
+    """Whether it is its layers one after the other: a Residual, or a forward of one's own, is more
+    than that."""
+    return isinstance(layer, Sequential) and type(layer).forward is Sequential.forward
+
+
 def _flat(model: Sequential) -> list[Rest]:
     """The layers of nested Sequentials, one after the other. A Residual is one layer."""
     found: list[Rest] = []
     for layer in model.layers:
-        if isinstance(layer, Sequential) and type(layer) is Sequential:
-            found.extend(_flat(layer))
-        else:
-            found.append(layer)
+        found.extend(_flat(layer) if _is_in_a_row(layer) else [layer])
     return found
 
 
