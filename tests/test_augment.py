@@ -7,9 +7,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from scipy.ndimage import affine_transform
 
 from graphc.errors import InputError
 from graphc.train import augment
+from graphc.train import images as images_of
 from graphc.train.augment import (
     Augmentation,
     Crop,
@@ -26,7 +28,7 @@ from graphc.train.chain import EXPAND_ROWS, NAMES, expand
 Array = Any
 ALL = [
     Shift(1), Shift(2, "straight"), Crop(1), Crop(2, "reflect"), Crop(1, "edge"), Flip(),
-    Flip(False, True), Flip(True, True), Rotate(20), Rotate((-5, 90)), Zoom(0.8, 1.2), Noise(0.1),
+    Flip(False, True), Flip(True, True), Rotate(20), Rotate([-5, 90]), Zoom(0.8, 1.2), Noise(1),
     Cutout(2), Mixup(0.4, classes=5),
 ]  # fmt: skip
 SHAPES = [(5, 4), (5, 4, 1), (5, 4, 3)]
@@ -52,6 +54,11 @@ def only(chain: Augmentation, images: Array, seed: int = 0) -> Array:
 
 
 # -- what holds for all of them
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8), (4, 7, 9), (1, 3, 3), (5, 16, 16), (8, 8, 4)])
+def test_few_rows_of_pixels_are_not_taken_for_channels(shape: tuple[int, ...]) -> None:
+    assert only(Flip(), pictures(4, shape)).shape == (4, *shape)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +140,15 @@ def test_every_shift_is_drawn_and_equally_often() -> None:
     assert abs(counts[1:4, 1:4] - 1000).max() < 150  # 5 standard deviations
 
 
+@pytest.mark.parametrize(("directions", "axis"), [("vertical", 0), ("horizontal", 1)])
+def test_shifts_of_one_direction_are_drawn_in_that_one(directions: Any, axis: int) -> None:
+    images = only(Shift(1, directions), one_bright(500, 5, 5, (2, 2)))
+    counts = images.sum(axis=(0, 2 - axis))
+    assert counts.tolist()[::4] == [0, 0]
+    assert counts[1:4].min() > 100
+    assert images.sum(axis=(0, 1 + axis))[2] == 500
+
+
 def test_a_shift_leaves_the_frame_and_fills() -> None:
     image = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     assert Shift(1, fill=-1).moved(image, 1, 1).tolist() == [[[-1, -1, -1], [-1, 0, 1]]]
@@ -191,6 +207,32 @@ def test_a_bright_pixel_turns_by_its_own_angle() -> None:
     assert abs(angles).max() < 46
 
 
+@pytest.mark.parametrize("shape", [(6, 9), (7, 4, 3)])
+@pytest.mark.parametrize("change", [Rotate(180, fill=2), Zoom(0.3, 3, fill=-1)], ids=repr)
+def test_images_are_read_between_pixels_as_scipy_does(
+    change: Augmentation, shape: tuple[int, ...]
+) -> None:
+    images = pictures(5, shape, "float64")
+    seen: list[Any] = []
+
+    def read(images: Array, back: Array, fill: float) -> Array:
+        seen.append(back)
+        return images_of.resample(images, back, fill)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "resample", read)
+        changed = only(change, images)
+    for i, image in enumerate(images):
+        back = np.moveaxis(seen[0], 2, 0)[i]
+        centre = (np.array(shape[:2]) - 1) / 2
+        for old, new in zip(np.atleast_3d(image).T, np.atleast_3d(changed[i]).T, strict=True):
+            wanted = affine_transform(
+                old.T, back, centre - back @ centre, order=1, mode="grid-constant",
+                cval=change.fill,
+            )  # fmt: skip
+            assert np.allclose(new.T, wanted, atol=1e-12)
+
+
 def test_zoom_by_two_and_by_half() -> None:
     ramp = np.broadcast_to(np.arange(9.0) - 4, (2, 9, 9))
     assert np.allclose(only(Zoom(2, 2), ramp), ramp / 2)
@@ -227,6 +269,7 @@ def test_noise_of_integers_is_rounded_within_their_range() -> None:
     assert (low == 0).mean() > 0.4
     middle = only(Noise(1), images)[:, 0, 1].astype(float)
     assert abs(middle.mean() - 128) < 0.1
+    assert abs(middle.std() - 1) < 0.1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -254,6 +297,29 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
     share = np.diag(rows)
     assert abs(share.mean() - 0.5) < 0.1
     assert abs(share.var() - 0.125) < 0.03  # of Beta(a, a): 1 / (4 (2 a + 1))
+
+
+@pytest.mark.parametrize("kind", ["float16", ml_dtypes.bfloat16, "float32", "float64"], ids=str)
+@pytest.mark.parametrize("rows", [(), (1,), (4,)])
+def test_mixup_mixes_floats_as_they_are(rows: tuple[int, ...], kind: Any) -> None:
+    """Targets of regression, and shares of classes, of the samples of a table."""
+    table = rng(3).random((60, 4)).astype(kind)
+    labels = 10 * table[:, 0] if not rows else 10 * table[:, : rows[0]]
+    mixed, targets = Mixup(0.5).apply(table, labels, rng())
+    assert (mixed.dtype, targets.dtype, targets.shape) == (table.dtype, labels.dtype, labels.shape)
+    assert not np.array_equal(targets, labels)
+    wanted = (10 * mixed.astype("float64"))[:, : rows[0] if rows else 1].reshape(labels.shape)
+    near = 0.1 if np.dtype(kind).itemsize == 2 else 1e-5
+    assert np.allclose(targets.astype("float64"), wanted, atol=near)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4, 5), (3, 8, 8)])
+def test_samples_of_any_shape_can_be_mixed_and_noisy(shape: tuple[int, ...]) -> None:
+    x, y = pictures(6, shape), np.arange(6.0)
+    mixed, targets = expand(x, y, [Mixup(1.0), Noise(0.1)], 3)
+    assert (mixed.shape, targets.shape) == ((18, *shape), (18,))
+    assert np.array_equal(targets[:6], y)
+    assert set(y) != set(targets[6:])
 
 
 # -- expanding
@@ -307,6 +373,23 @@ IMAGES, LABELS = pictures(4, (6, 5)), np.arange(4)
 FLAT = IMAGES.reshape(4, 30)
 
 
+class Without(Augmentation):
+    """Some other numbers of images and labels than it is given."""
+
+    def __init__(self, images: int, labels: int) -> None:
+        self.counts = images, labels
+
+    def apply(self, images: Array, labels: Array, rng: object) -> tuple[Array, Array]:  # noqa: ARG002
+        return images[: self.counts[0]], labels[: self.counts[1]]
+
+
+class Lost(Augmentation):
+    """Forgets the labels."""
+
+    def apply(self, images: Array, labels: Array, rng: object) -> Any:  # noqa: ARG002
+        return images
+
+
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Shift(0), "Shift: pixels is 0; need an integer of at least 1"),
     (lambda: Shift(1.5), "Shift: pixels is 1.5; need an integer"),
@@ -335,15 +418,38 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: only(Cutout(6), IMAGES), "Cutout: size is 6; for images of 6 x 5 pixels need an "
      "integer of at most 5"),
     (lambda: Mixup(0, 3), "Mixup: alpha is 0"),
-    (lambda: Mixup(0.2), "Mixup: classes is missing; need classes="),
+    (lambda: Mixup(0.2).apply(IMAGES, LABELS, rng()), "Mixup: y is int64[4]; integer labels need "
+     "classes="),
+    (lambda: Mixup(0.2).apply(IMAGES, LABELS.astype(str), rng()), "without it need floats"),
     (lambda: Mixup(0.2, 1), "Mixup: classes is 1; need an integer of at least 2"),
     (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS, rng()), "y[3] is 3; labels of classes=3"),
-    (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS / 2, rng()), "need integer class labels"),
+    (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS / 2, rng()), "y is float64[4]; need integer class "
+     "labels [n]; without classes= floats are mixed as they are"),
+    (lambda: only(Noise(0.9), IMAGES.astype("uint8")), "Noise: std is 0.9, in units of the images, "
+     "and rounding to uint8 takes that away; need a std of at least 1, or images as floats, such "
+     "as (x / 255).astype('float32')"),
+    (lambda: only(Noise(1), IMAGES.astype(str)), "need real numbers"),
+    (lambda: only(Flip(), IMAGES * 1j), "Flip: the images are complex64[4,6,5]; need real"),
+    (lambda: Flip("no"), "Flip: horizontal is 'no'; need True or False"),
+    (lambda: Flip(vertical=1), "Flip: vertical is 1; need True or False"),
+    *[(lambda s=s: only(Rotate(20), pictures(4, s)), f"Rotate: images of shape {s} have their "
+       "channels first; need [n, h, w, channels]: x.transpose(0, 2, 3, 1)")
+      for s in [(1, 28, 28), (3, 8, 8), (3, 6, 7), (4, 9, 8)]],
+    (lambda: expand(pictures(4, (192,)), LABELS, Flip(), 2, image_shape=(3, 8, 8)),
+     "have their channels first"),
+    (lambda: expand(IMAGES, LABELS, Without(3, 4), 2), "Without: of 4 images of shape (6, 5), "
+     "apply made arrays of shape (3, 6, 5) and (4,); need images of the same shape, and as many"),
+    (lambda: expand(IMAGES, LABELS, Without(4, 3), 2), "shape (4, 6, 5) and (3,)"),
+    (lambda: expand(IMAGES, LABELS, [Without(3, 3), Shift(1)], 2), "shape (3, 6, 5) and (3,)"),
+    (lambda: expand(IMAGES, LABELS, Lost(), 2), "Lost: of 4 images"),
     (lambda: only(Cutout(2, fill=0.5), IMAGES.astype("uint8")), "Cutout: fill is 0.5; for images "
      "of dtype uint8 need an integer from 0 to 255"),
     (lambda: only(Shift(1, fill=-1), IMAGES.astype("uint8")), "Shift: fill is -1; for images"),
     (lambda: expand(FLAT, LABELS, Shift(1), "all"), "expand: x is float32[4,30], which has no "
-     "image shape; augment needs image_shape=(h, w)"),
+     "image shape; Shift needs image_shape=(h, w)"),
+    (lambda: expand(FLAT, LABELS, [Noise(1), Flip()], 2), "no image shape; Flip needs image_shape"),
+    (lambda: expand([[1, 2], [3]], [0, 1], Noise(1), 2), "expand: x is no array: "),
+    (lambda: expand(IMAGES, LABELS, Shift(1), "all", seed=-1), "seed is -1; need"),
     (lambda: expand(IMAGES, LABELS, Shift(1), 0), "times is 0; need an integer of at least 1"),
     (lambda: expand(IMAGES, LABELS, [], 2), "augment is empty; need some of Shift"),
     (lambda: expand(IMAGES, LABELS, Flip(), "all"), 'times="all" is for one Shift alone'),
@@ -352,7 +458,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: expand(IMAGES, LABELS, Shift(5), 2), "pixels is 5"),
     (lambda: expand(IMAGES, LABELS, Shift(5), "all"), "pixels is 5"),
     (lambda: expand(IMAGES, LABELS, Shift(1), 2, image_shape=(5, 6)), "does not fit x"),
-    *[(lambda a=a: only(a, FLAT), "the images are float32[4,30]; need [n, h, w]") for a in ALL],
+    *[(lambda a=a: only(a, FLAT), "the images are float32[4,30]; need [n, h, w]")
+      for a in ALL if a.of_images],
 ]  # fmt: skip
 
 

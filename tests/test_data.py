@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from graphc.errors import InputError
-from graphc.train.augment import Augmentation, Mixup, Noise, Shift
+from graphc.errors import CheckpointError, InputError
+from graphc.train.augment import Augmentation, Flip, Mixup, Noise, Shift
 from graphc.train.data import Batches
 from graphc.train.data_checks import check_data
 from graphc.train.prefetch import prefetch
@@ -156,6 +156,12 @@ def test_memory_maps_are_not_loaded(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6
+
+
+def test_batches_say_what_they_are() -> None:
+    assert repr(Batches(X, Y, 4)) == "Batches(float32[100,6], int64[100], size=4)"
+    moving = repr(Batches(X.reshape(N, 2, 3), Y, "all", augment=Flip()))
+    assert moving == f"Batches(float32[100,2,3], int64[100], size=100, augment=[{Flip()!r}])"
 
 
 # -- prefetching
@@ -392,7 +398,35 @@ def test_images_are_scaled_pixel_by_pixel_and_constants_by_rounding() -> None:
 
 def test_bfloat16_is_scaled() -> None:
     x = np.arange(8, dtype=np.float32)[:, None].astype(ml_dtypes.bfloat16)
-    assert Scale().fit(x).transform(x).dtype == ml_dtypes.bfloat16
+    assert Scale().fit_transform(x).dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-170, "float64"), (1e-290, "float64"), (1e300, "float64"), (1e-37, "float32"),
+     (1e38, "float32"), (0, "float64"), (1e-310, "float64")],
+)  # fmt: skip
+def test_columns_of_any_size_are_scaled(size: float, dtype: str) -> None:
+    """Squares of these, or their distances, have no place among the numbers of their dtype."""
+    x = (np.array([[-1.0], [0.0], [3.0]]) * size).astype(dtype)
+    steps = np.array([[0.0], [1.0], [4.0]]) * (size > 1e-300)
+    z = Scale().fit_transform(x)
+    assert np.allclose(z, steps / 4)
+    y = Standardise().fit_transform(x)
+    assert np.allclose(y, (steps - steps.mean()) / (steps.std() or 1))
+    assert y.dtype == z.dtype == dtype
+
+
+@pytest.mark.parametrize("scaler", [Standardise(), Scale(-1, 2)])
+def test_scalers_are_saved(scaler: Standardise | Scale, tmp_path: Path) -> None:
+    path, kind = tmp_path / "scale.safetensors", type(scaler)
+    kind.from_state(scaler.state()).save(path)
+    assert kind.load(path).state() == kind.from_state(scaler.state()).state()
+    scaler.fit(X).save(path)
+    assert np.array_equal(kind.load(path).transform(X), scaler.transform(X))
+    path.write_text("something else")
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        kind.load(path)
 
 
 def test_an_unfitted_scaler_has_a_state_too() -> None:
@@ -457,7 +491,12 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Batches(X, Y).epoch(-1), "number is -1; need an integer"),
     (lambda: Batches(X, Y).epoch(0, 3), "start is 3; need an integer from 0 to 2"),
     (lambda: Batches(X, Y, augment=Shift(1)), "x is float32[100,6], which has no image shape; "
-     "augment needs image_shape=(h, w)"),
+     "Shift needs image_shape=(h, w)"),
+    (lambda: Batches([[1, 2], [3]], [0, 1]), "Batches: x is no array: "),
+    (lambda: Batches(X[:2], [[0], [0, 1]]), "Batches: y is no array: "),
+    (lambda: Batches(X, Y, shuffle="no"), "Batches: shuffle is 'no'; need True or False"),
+    (lambda: Batches(X, Y, drop_last=1), "Batches: drop_last is 1; need True or False"),
+    (lambda: split(X, Y, [1.0], stratify="yes"), "split: stratify is 'yes'; need True or False"),
     (lambda: Batches(X, Y, image_shape=(2, 4)), "image_shape=(2, 4) does not fit x, "
      "float32[100,6]; need samples of shape (2, 4) or flat ones of 8"),
     (lambda: Batches(X, Y, image_shape=(6,)), "need (h, w) or (h, w, channels)"),
@@ -482,9 +521,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Standardise().transform(X), "Standardise: not fitted yet; call fit(x)"),
     (lambda: Scale().inverse(X), "Scale: not fitted yet"),
     (lambda: Scale().fit(X).transform(X[:, :3]), "x is float32[100,3]; fitted on samples of shape"),
+    (lambda: Scale().fit([[1], [2, 3]]), "Scale: x is no array: "),
     (lambda: Scale().fit(X[:0]), "need at least one sample"),
     (lambda: Standardise().fit(Y), "x is int64[100]; need at least one sample: [n, ...]"),
     (lambda: Standardise().fit(NAN), "x has a NaN or an infinity"),
+    (lambda: Scale().fit([[-1e308], [1e308]]), "further apart than 1.8e308"),
     (lambda: Scale(1, 1), "high is 1; need a finite number above 1"),
     (lambda: Scale.from_state({"low": np.zeros(())}), "from_state: 'high' is missing"),
     (lambda: Standardise.from_state({"a": X}), "Standardise.from_state: 'mean' is missing"),

@@ -1,8 +1,9 @@
-"""Augmentation: random changes of images that keep what they show, batch by batch or to multiply
+"""Augmentation: random changes of samples that keep what they show, batch by batch or to multiply
 a data set.
 
-Images are [n, h, w] or [n, h, w, channels]. Each augmentation is a frozen record; `apply` returns
-new images and labels, keeps the dtype of the images, and draws from the generator it is given.
+Images are [n, h, w] or [n, h, w, channels]; Noise and Mixup take samples of any shape, tables among
+them. Each augmentation is a frozen record; `apply` returns new images and labels, keeps the dtype
+of the images, and draws from the generator it is given.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import numpy as np
 import graphc as gx
 from graphc.train.data_checks import (
     Array,
+    check_integer_labels,
     check_labels,
     described,
+    flag,
     one_of,
     real,
     whole,
@@ -24,21 +27,25 @@ from graphc.train.images import cut, enlarge, mix, narrow, resample, wide_dtype
 
 DIRECTIONS = ("all", "straight", "horizontal", "vertical")
 PADDINGS = ("constant", "edge", "reflect")
+CHANNELS = (1, 3, 4)  # of gray, colour, and colour with opacity
 
 
 class Augmentation:
-    """A random change of images; subclasses define `apply`."""
+    """A random change of images; subclasses define `apply`.
 
+    One that changes samples of any shape, not only images, says `of_images = False`.
+    """
+
+    of_images: bool = True
     fill: float = 0  # what stands where no pixel of the image is
 
     def check(self, images: Array, labels: Array) -> None:
         """Raise gx.InputError unless such images, with these labels, can be changed."""
         who = type(self).__name__
-        if images.ndim not in (3, 4):
-            raise gx.InputError(
-                f"{who}: the images are {described(images)}; need [n, h, w] or "
-                "[n, h, w, channels]: reshape flat ones, or give image_shape to Batches or expand"
-            )
+        if images.dtype.kind not in "biufV" or images.dtype.fields is not None:  # V: bfloat16
+            raise gx.InputError(f"{who}: the images are {described(images)}; need real numbers")
+        if self.of_images:
+            _check_image_shape(who, images)
         if images.dtype.kind in "biu":
             _check_integer_fill(who, self.fill, images.dtype)
 
@@ -129,6 +136,8 @@ class Flip(Augmentation):
     probability: float = 0.5
 
     def __post_init__(self) -> None:
+        flag("Flip", "horizontal", self.horizontal)
+        flag("Flip", "vertical", self.vertical)
         if not (self.horizontal or self.vertical):
             raise gx.InputError(
                 "Flip: horizontal and vertical are False; need at least one of them"
@@ -158,7 +167,7 @@ class Rotate(Augmentation):
     fill: float = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.degrees, tuple):
+        if isinstance(self.degrees, tuple | list):
             _check_range("Rotate", "degrees", self.degrees, -360, 360)
         else:
             real("Rotate", "degrees", self.degrees, 0, 180, above=True)
@@ -168,7 +177,7 @@ class Rotate(Augmentation):
         """Turned images."""
         self.check(images, labels)
         d = self.degrees
-        low, high = d if isinstance(d, tuple) else (-d, d)
+        low, high = d if isinstance(d, tuple | list) else (-d, d)
         angles = np.deg2rad(rng.uniform(low, high, len(images)))
         sin, cos = np.sin(angles), np.cos(angles)
         back = np.array([[cos, sin], [-sin, cos]])
@@ -202,15 +211,26 @@ class Zoom(Augmentation):
 
 @dataclass(frozen=True)
 class Noise(Augmentation):
-    """Add normal noise of standard deviation `std`, in units of the images.
+    """Add normal noise of standard deviation `std`, in units of the samples [n, ...].
 
-    Integer images are rounded and stay within their dtype.
+    Integer samples are rounded and stay within their dtype; they need a `std` of at least 1.
     """
 
     std: float
+    of_images = False
 
     def __post_init__(self) -> None:
         real("Noise", "std", self.std, 0, above=True)
+
+    def check(self, images: Array, labels: Array) -> None:
+        """Raise gx.InputError if rounding to integers would take the noise away."""
+        super().check(images, labels)
+        if images.dtype.kind in "biu" and self.std < 1:
+            raise gx.InputError(
+                f"Noise: std is {self.std!r}, in units of the images, and rounding to "
+                f"{images.dtype} takes that away; need a std of at least 1, or images as floats, "
+                "such as (x / 255).astype('float32')"
+            )
 
     def apply(self, images: Array, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Noisy images."""
@@ -259,28 +279,40 @@ class Cutout(Augmentation):
 
 @dataclass(frozen=True)
 class Mixup(Augmentation):
-    """Mix each sample with another of its batch, l * own + (1 - l) * other, l from Beta(alpha,
-    alpha); labels become rows of probabilities [n, classes] mixed alike.
+    """Mix each sample [...] with another of its batch, l * own + (1 - l) * other, l from
+    Beta(alpha, alpha), and its label alike.
 
-    Zhang, Cisse, Dauphin and Lopez-Paz 2018 (arXiv:1710.09412). Labels are integers.
+    With `classes`, labels are integers from 0 to classes - 1, which become rows of probabilities
+    [n, classes] in float32. Without, they are floats [n, ...], such rows or targets of regression,
+    and keep their dtype. Integer samples are rounded.
+
+    Zhang, Cisse, Dauphin and Lopez-Paz 2018 (arXiv:1710.09412).
     """
 
     alpha: float
-    classes: int = 0
+    classes: int | None = None
+    of_images = False
 
     def __post_init__(self) -> None:
         real("Mixup", "alpha", self.alpha, 0, above=True)
-        if self.classes == 0:
-            raise gx.InputError("Mixup: classes is missing; need classes= an integer of at least 2")
-        whole("Mixup", "classes", self.classes, 2)
+        if self.classes is not None:
+            whole("Mixup", "classes", self.classes, 2)
 
     def check(self, images: Array, labels: Array) -> None:
-        """Raise gx.InputError unless labels are integers from 0 to classes - 1."""
+        """Raise gx.InputError unless labels are as `classes` says."""
         super().check(images, labels)
+        if self.classes is None:
+            if labels.dtype.kind not in "fV" or labels.dtype.fields is not None:  # V: bfloat16
+                raise gx.InputError(
+                    f"Mixup: y is {described(labels)}; integer labels need classes=, their "
+                    "number; without it need floats"
+                )
+            return
+        check_integer_labels("Mixup", labels, "; without classes= floats are mixed as they are")
         check_labels("Mixup", labels, self.classes)
 
     def apply(self, images: Array, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Mixed images and rows of probabilities, float32."""
+        """Mixed images, and mixed rows of probabilities or targets."""
         self.check(images, labels)
         n = len(images)
         own = rng.beta(self.alpha, self.alpha, n)
@@ -290,7 +322,9 @@ class Mixup(Augmentation):
         return narrow(mix(wide, other, own), images), mix(rows, other, own)
 
     def plain(self, labels: Array) -> Array:
-        """One-hot rows, float32."""
+        """One-hot rows, float32, of integer labels; floats as they are."""
+        if self.classes is None:
+            return labels
         return np.eye(self.classes, dtype=np.float32)[labels.astype(np.intp)]
 
 
@@ -305,6 +339,21 @@ def _offsets(k: int, directions: str) -> tuple[tuple[int, int], ...]:
         "vertical": lambda down, right: right == 0,
     }[directions]
     return tuple(sorted((o for o in every if keep(*o)), key=lambda o: o != (0, 0)))
+
+
+def _check_image_shape(who: str, images: Array) -> None:
+    if images.ndim not in (3, 4):
+        raise gx.InputError(
+            f"{who}: the images are {described(images)}; need [n, h, w] or "
+            "[n, h, w, channels]: reshape flat ones, or give image_shape to Batches or expand"
+        )
+    first, *others = images.shape[1:]
+    channels_first = first in CHANNELS and others[-1] not in CHANNELS and min(others) >= 2 * first
+    if len(others) == 2 and channels_first:
+        raise gx.InputError(
+            f"{who}: images of shape {images.shape[1:]} have their channels first; "
+            "need [n, h, w, channels]: x.transpose(0, 2, 3, 1)"
+        )
 
 
 def _check_integer_fill(who: str, fill: float, dtype: np.dtype[Any]) -> None:

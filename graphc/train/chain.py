@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,10 +36,10 @@ def expand(
         raise gx.InputError(f"expand: augment is empty; need some of {listed(NAMES)}")
     shape = shape_of_images("expand", x, image_shape, chain)
     check_chain(chain, x, y, shape)
+    rng = generator(whole("expand", "seed", seed, 0, 2**64 - 1), 0, EXPAND)
     if times == "all":
         return _every_shift(x, y, chain, shape)
     times = whole("expand", "times", times, 1)
-    rng = generator(whole("expand", "seed", seed, 0, 2**64 - 1), 0, EXPAND)
     n, plain = len(x), y
     for augmentation in chain:
         plain = augmentation.plain(plain)
@@ -76,8 +76,21 @@ def augmented(
     """x and y after all augmentations in order; flat images stay flat."""
     images = x.reshape(len(x), *shape)
     for augmentation in chain:
-        images, y = augmentation.apply(images, y, rng)
+        images, y = _checked(augmentation, augmentation.apply(images, y, rng), images)
     return images.reshape(x.shape), y
+
+
+def _checked(augmentation: Augmentation, made: Any, images: Array) -> tuple[Array, Array]:
+    """What `apply` of an augmentation, maybe of a user's own, made of images."""
+    pair: Any = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    shapes = [np.shape(array) for array in pair]
+    if shapes[0] != images.shape or shapes[1][:1] != images.shape[:1]:
+        raise gx.InputError(
+            f"{type(augmentation).__name__}: of {len(images)} images of shape {images.shape[1:]}, "
+            f"apply made arrays of shape {shapes[0]} and {shapes[1]}; need images of the same "
+            "shape, and as many labels: return images, labels"
+        )
+    return pair
 
 
 def augmentations(
@@ -108,9 +121,10 @@ def shape_of_images(
 ) -> Shape:
     """The shape of one image: image_shape where given, else that of the samples."""
     if image_shape is None:
-        if chain and x.ndim not in (3, 4):
+        needing = [type(a).__name__ for a in chain if a.of_images]
+        if needing and x.ndim not in (3, 4):
             raise gx.InputError(
-                f"{who}: x is {described(x)}, which has no image shape; augment needs "
+                f"{who}: x is {described(x)}, which has no image shape; {needing[0]} needs "
                 "image_shape=(h, w) or (h, w, channels)"
             )
         return x.shape[1:]

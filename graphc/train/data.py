@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 import graphc as gx
 from graphc.train.augment import Augmentation
 from graphc.train.chain import augmentations, augmented, check_chain, shape_of_images
-from graphc.train.data_checks import Array, paired, whole
+from graphc.train.data_checks import Array, described, flag, paired, whole
 from graphc.train.draws import generator
 from graphc.train.prefetch import prefetch
 
@@ -19,10 +19,11 @@ class Batches:
     """The samples of x [n, ...] and y [n, ...] in batches; each iteration is one epoch.
 
     `size` is the number of samples of a batch, or "all". The last batch may be smaller, unless
-    `drop_last`. `augment` changes the images of each batch anew; flat images [n, h*w] need
-    `image_shape`, (h, w) or (h, w, channels), and stay flat. `prefetch` batches are made ahead in a
-    thread; it pays where reading or changing them is slow. Batches are fresh arrays; x and y are
-    read a batch at a time and never copied as a whole, so they may be memory maps.
+    `drop_last`. `augment` changes the samples of each batch anew; where it is about images, flat
+    ones [n, h*w] need `image_shape`, (h, w) or (h, w, channels), and stay flat. `prefetch`
+    batches are made ahead in a thread; it pays where reading or changing them is slow. Batches are
+    fresh arrays; x and y are read a batch at a time and never copied as a whole, so they may be
+    memory maps.
 
     `next_epoch` is the number of the epoch that the next iteration gives; set it to resume.
     """
@@ -46,14 +47,18 @@ class Batches:
         self.image_shape = shape_of_images("Batches", self.x, image_shape, self.augment)
         check_chain(self.augment, self.x, self.y, self.image_shape)
         self.seed = whole("Batches", "seed", seed, 0, 2**64 - 1)
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+        self.shuffle = flag("Batches", "shuffle", shuffle)
+        self.drop_last = flag("Batches", "drop_last", drop_last)
         self.prefetch = whole("Batches", "prefetch", prefetch, 0)
         self.next_epoch = 0
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""
         return self.samples // self.size if self.drop_last else -(-self.samples // self.size)
+
+    def __repr__(self) -> str:
+        changes = f", augment={list(self.augment)}" if self.augment else ""
+        return f"Batches({described(self.x)}, {described(self.y)}, size={self.size}{changes})"
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the next epoch, which counts as begun."""

@@ -33,7 +33,7 @@ def check_data(x: ArrayLike, y: ArrayLike, classes: int | None = None) -> None:
 
 def paired(who: str, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """x and y as arrays of the same length, at least 1; views, not copies, of arrays."""
-    arrays = np.asarray(x), np.asarray(y)
+    arrays = as_array(who, "x", x), as_array(who, "y", y)
     for name, array in zip("xy", arrays, strict=True):
         if array.ndim == 0:
             raise gx.InputError(f"{who}: {name} is a single value; need one row per sample")
@@ -43,6 +43,14 @@ def paired(who: str, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     if n == 0:
         raise gx.InputError(f"{who}: x and y are empty; need at least 1 sample")
     return arrays
+
+
+def as_array(who: str, name: str, values: ArrayLike) -> Array:
+    """The values as an array; an gx.InputError for lists of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise gx.InputError(f"{who}: {name} is no array: {error}") from None
 
 
 def check_labels(who: str, y: Array, classes: int) -> None:
@@ -143,6 +151,13 @@ def real(
         upper = "" if high == np.inf else f"{' and' if lower else ''} at most {high:g}"
         raise gx.InputError(f"{who}: {name} is {value!r}; need a finite number{lower}{upper}")
     return number
+
+
+def flag(who: str, name: str, value: object) -> bool:
+    """`value`, which must be True or False: a text such as "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise gx.InputError(f"{who}: {name} is {value!r}; need True or False")
+    return bool(value)
 
 
 def one_of(who: str, name: str, value: object, allowed: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Standardising and scaling of features: fitted on the training part, applied to every part."""
 
+import os
 from collections.abc import Mapping
 from functools import reduce
 from typing import Self
@@ -8,19 +9,30 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import graphc as gx
-from graphc.train.data_checks import Array, blocks, described, real
+from graphc.nn.tensor_file import read_tensors, write_tensors
+from graphc.train.data_checks import Array, as_array, blocks, described, real
+
+NARROW = 1e-300  # a column whose values lie no further apart counts as constant
 
 
 class _Scaler:
     """x [n, ...] -> (x - offset) / factor + low, for each place of a sample.
 
     Floats keep their dtype; integers become float32. The arithmetic is at least float32's, float64
-    for wide integers.
+    for wide integers, and where offset or factor have no place among the numbers of float32.
     """
 
     _offset: Array | None = None
     _factor: Array | None = None
     _low = 0.0
+
+    def fit(self, x: ArrayLike) -> Self:
+        """Take what is needed from x [n, ...]."""
+        raise NotImplementedError
+
+    def fit_transform(self, x: ArrayLike) -> Array:
+        """Fit to x, and x on that scale."""
+        return self.fit(x).transform(x)
 
     def transform(self, x: ArrayLike) -> Array:
         """x on the fitted scale."""
@@ -34,7 +46,7 @@ class _Scaler:
 
     def _ready(self, x: ArrayLike) -> tuple[Array, Array, Array]:
         who = type(self).__name__
-        x = np.asarray(x)
+        x = as_array(who, "x", x)
         if self._offset is None or self._factor is None:
             raise gx.InputError(f"{who}: not fitted yet; call fit(x) with the training part first")
         if x.shape[1:] != self._offset.shape:
@@ -42,7 +54,28 @@ class _Scaler:
                 f"{who}: x is {described(x)}; fitted on samples of shape {self._offset.shape}"
             )
         wide = np.result_type(x.dtype, np.float32)
+        ends, factor = np.finfo(wide), self._factor
+        fit = (factor >= ends.tiny) & (factor <= ends.max) & (abs(self._offset) <= ends.max)
+        wide = wide if fit.all() else np.float64
         return x, self._offset.astype(wide), self._factor.astype(wide)
+
+    def state(self) -> dict[str, Array]:
+        """What was fitted, as arrays for a checkpoint."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array]) -> Self:
+        """The scaler that `state` was taken from."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was fitted to a safetensors file, whole or not at all."""
+        write_tensors(path, self.state(), {})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The scaler that `save` wrote; CheckpointError for a file that is none, or damaged."""
+        return cls.from_state(read_tensors(path)[0])
 
 
 class Standardise(_Scaler):
@@ -50,12 +83,16 @@ class Standardise(_Scaler):
 
     def fit(self, x: ArrayLike) -> Self:
         """Take mean and standard deviation (of the population) from x [n, ...]."""
-        x, low, high = _extremes("Standardise", x)
-        mean = sum(b.sum(axis=0, dtype=np.float64) for _, b in blocks(x)) / len(x)
-        mean = np.where(low == high, low, mean)
-        squares = sum(((b - mean) ** 2).sum(axis=0) for _, b in blocks(x))
-        self._offset = mean
-        self._factor = np.where(low == high, 1.0, np.sqrt(squares / len(x)))
+        x, low, width = _ranges("Standardise", x)
+        unit = np.where(width == 0, 1.0, width)  # what is squared lies between -1 and 1
+
+        def moment(power: int, about: Array | float) -> Array:
+            parts = (((b - low) / unit - about) ** power for _, b in blocks(x))
+            return reduce(np.add, (p.sum(axis=0) for p in parts)) / len(x)
+
+        mean = moment(1, 0)
+        self._offset = low + unit * mean
+        self._factor = np.where(width == 0, 1.0, unit * np.sqrt(moment(2, mean)))
         return self
 
     def state(self) -> dict[str, Array]:
@@ -82,9 +119,9 @@ class Scale(_Scaler):
 
     def fit(self, x: ArrayLike) -> Self:
         """Take the smallest and the largest value of each column from x [n, ...]."""
-        _, low, high = _extremes("Scale", x)
+        _, low, width = _ranges("Scale", x)
         self._offset = low
-        self._factor = np.where(low == high, 1.0, (high - low) / (self._high - self._low))
+        self._factor = np.where(width == 0, 1.0, width / (self._high - self._low))
         return self
 
     def state(self) -> dict[str, Array]:
@@ -103,9 +140,9 @@ class Scale(_Scaler):
         return new
 
 
-def _extremes(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
-    """x, and the smallest and largest value of each column in float64."""
-    x = np.asarray(x)
+def _ranges(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
+    """x, the smallest value of each column, and how far above it the largest is, in float64."""
+    x = as_array(who, "x", x)
     if x.ndim < 2 or len(x) == 0:
         raise gx.InputError(f"{who}: x is {described(x)}; need at least one sample: [n, ...]")
     if x.dtype.kind not in "biufV" or x.dtype.fields is not None:  # V: bfloat16
@@ -114,7 +151,11 @@ def _extremes(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
     high = reduce(np.maximum, (b.max(axis=0) for _, b in blocks(x))).astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise gx.InputError(f"{who}: x has a NaN or an infinity; drop or fill such samples first")
-    return x, low, high
+    with np.errstate(over="ignore"):
+        width = high - low
+    if not np.isfinite(width).all():
+        raise gx.InputError(f"{who}: x has values further apart than 1.8e308; need smaller numbers")
+    return x, low, np.where(width < NARROW, 0.0, width)
 
 
 def _states(who: str, state: Mapping[str, Array], *names: str) -> list[Array]:

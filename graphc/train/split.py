@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import graphc as gx
-from graphc.train.data_checks import Array, check_integer_labels, paired, real, whole
+from graphc.train.data_checks import Array, check_integer_labels, flag, paired, real, whole
 from graphc.train.draws import SPLIT, generator
 
 ROUND_OFF = 1e-9  # 0.7 * 10 is a little less than 7
@@ -23,7 +23,7 @@ def split(
     """
     x, y = paired("split", x, y)
     shares = _checked_shares(fractions)
-    if stratify:
+    if flag("split", "stratify", stratify):
         remedy = "; for regression targets pass stratify=False"
         check_integer_labels("split", y, remedy)
     rng = generator(whole("split", "seed", seed, 0, 2**64 - 1), 0, SPLIT)
