@@ -72,14 +72,42 @@ def test_figures_are_those_of_numpy() -> None:
     assert found["layers.3"].dead is None
 
 
-def test_saturation_of_sigmoid() -> None:
-    model = nn.Sequential(nn.Dense(6, 9, "sigmoid", weight=large), nn.Dense(9, 2))
+BETWEEN = [
+    (), (nn.Dropout(0.5),), (nn.Dropout(0.5, form="classic"),), (lambda y: 2 * y,),
+    (lambda y: y * gx.param("scale", np.ones(9, "float32")),),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_saturation_of_sigmoid(between: tuple[Any, ...]) -> None:
+    """Numbers, masks and parameters by which it is multiplied make no gate of it."""
+    model = nn.Sequential(nn.Dense(6, 9, "sigmoid", weight=large), *between, nn.Dense(9, 2))
     found = by_layer(train.gradient_report(trainer(model, backend="numpy"), X, Y))
     w = values(model)
     y = 1 / (1 + np.exp(-(X @ w["layers.0.weight"]).astype("float64")))
     assert found["layers.0"].saturated == pytest.approx(
         np.mean(np.abs(2 * y - 1) > 0.975), abs=0.01
     )
+
+
+def test_frozen_parameters_of_a_layer_do_not_count() -> None:
+    model = nn.Sequential(nn.Dense(6, 9, "relu"), nn.Dense(9, 2))
+    model.freeze("layers.0.weight")
+    first = by_layer(train.gradient_report(trainer(model, backend="numpy"), X, Y))["layers.0"]
+    assert first.gradient is not None
+    assert first.per_weight == pytest.approx(first.gradient / 3)  # 9 of the bias
+
+
+@pytest.mark.parametrize("low", [(0, 100), (100, 0), (0, 0)])
+def test_of_several_relus_of_a_layer_the_worst_is_shown(low: tuple[int, int]) -> None:
+    w, v = gx.param("w", nn.init.he_normal((6, 4))), gx.param("v", nn.init.he_normal((4, 2)))
+
+    def model(x: gx.Node) -> gx.Node:
+        first, second = (gx.relu(x @ w - by) for by in low)
+        return (first + second) @ v
+
+    found = by_layer(train.gradient_report(trainer(model, backend="numpy"), X, Y))
+    assert found["w"].dead == bool(any(low))
 
 
 def test_tiny_gradients_do_not_underflow() -> None:
@@ -116,10 +144,15 @@ def test_a_few_rows_tell_nothing_of_dead_relus() -> None:
 
 def test_functions_of_nodes_and_inputs_are_named() -> None:
     w, v = gx.param("w", nn.init.he_normal((6, 4))), gx.param("v", nn.init.he_normal((4, 2)))
-    made = trainer(lambda x: gx.relu(gx.tanh(9 * x) @ w) @ v, backend="numpy")
-    found = by_layer(train.gradient_report(made, X, Y))
-    assert list(found) == ["w", "v", "before any layer"]
+
+    def model(x: gx.Node) -> gx.Node:
+        t = gx.tanh(9 * x)
+        return gx.relu((t + gx.relu(t - 2)) @ w) @ v
+
+    found = by_layer(train.gradient_report(trainer(model, backend="numpy"), X, Y))
+    assert list(found) == ["before any layer", "w", "v"]
     assert found["w"].dead == 0
+    assert found["before any layer"].dead == 1
     share = np.mean(np.abs(np.tanh(9 * X)) > 0.975)
     assert found["before any layer"].saturated == pytest.approx(share, abs=0.01)
 
@@ -160,7 +193,7 @@ TROUBLES: list[tuple[Any, float, list[str], str]] = [
 def test_warnings(model: Any, rate: float, kinds: list[str], words: str) -> None:
     made = trainer(model(), train.SGD(rate), backend="numpy")
     found = train.gradient_report(made, X, Y).warnings
-    assert [k for k in found if k != "vanishing" or "dead relus" not in kinds] == kinds
+    assert list(found) == kinds
     for kind in kinds:
         assert words in found[kind]
         assert found[kind].endswith(f"; try this: {REMEDIES[kind]}")
@@ -176,6 +209,23 @@ def test_each_trouble_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     trainer(deep("sigmoid"), backend="numpy").fit((X, Y), 1, callbacks=[quiet], progress=False)
     assert capsys.readouterr().out == ""
     assert "vanishing" in quiet.warnings
+
+
+def test_another_trainer_begins_anew_and_steps_are_made_again(tmp_path: Path) -> None:
+    one, other = (trainer(deep("sigmoid"), backend="numpy") for _ in range(2))
+    report = train.GradientReport(every=1, tell=False)
+    one.fit((X, Y), 1, callbacks=[report], progress=False)
+    one.save(tmp_path / "one.safetensors")
+    one.fit((X, Y), 2, callbacks=[report], progress=False)
+    assert report.steps == [1, 2, 3]
+    one.restore(tmp_path / "one.safetensors")
+    one.fit((X, Y), 1, callbacks=[report], progress=False)
+    assert report.steps == [1, 2]
+    assert len(report.readings) == 2 * 11
+    report.warnings["vanishing"] = "of one"
+    other.fit((X, Y), 1, callbacks=[report], progress=False)
+    assert len(report.readings) == 11
+    assert report.warnings["vanishing"] != "of one"
 
 
 # -- it only looks
@@ -232,9 +282,22 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 3, 5, 7]
     assert [line.get_label() for line in figure.axes[2].lines] == ["layers.0"]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    (legend,) = figure.legends  # beside the axes, not over the lines
+    assert [t.get_text() for t in legend.get_texts()] == ["layers.0", "layers.1", "layers.2"]
+    extents = [a.get_window_extent() for a in figure.axes]
+    assert legend.get_window_extent().x0 >= max(e.x1 for e in extents)
+    assert [a.get_ylim() for a in figure.axes[2:]] == [(-0.03, 1.03)] * 2
+    first = {a.lines[0].get_label(): a.lines[0].get_color() for a in figure.axes}
+    assert set(first) == {"layers.0", "layers.1"}
+    assert np.array_equal(first["layers.1"], figure.axes[0].lines[1].get_color())
 
 
 @pytest.mark.parametrize("every", [0, 1.5, True])
 def test_every_is_checked(every: Any) -> None:
     with pytest.raises(gx.InputError, match="need an int of 1 or more"):
         train.GradientReport(every)
+
+
+def test_tell_is_checked() -> None:
+    with pytest.raises(gx.InputError, match="tell is 'no'; need True or False"):
+        train.GradientReport(tell="no")

@@ -18,6 +18,7 @@ import numpy as np
 
 import graphc as gx
 from graphc.train.callbacks import Callback
+from graphc.train.data_checks import flag
 from graphc.train.network import Network, Signature, below, to_numpy
 from graphc.train.source import as_source
 
@@ -31,6 +32,8 @@ MOST = 0.5  # of the units or elements of a layer
 SATURATED = 0.975  # of tanh and of 2 sigmoid - 1: their slope is below 5 % of its largest
 MIN_ROWS = 16  # a unit that gives 0 for fewer rows may be alive
 TINY = 1e-30
+LEGEND_ROWS = 20
+BEFORE = "before any layer"
 SATURATING = {"sigmoid": lambda y: abs(2 * y - 1), "tanh": abs}
 
 REMEDIES = {
@@ -69,17 +72,24 @@ class GradientReport(Callback):
 
     The figures are those of a step from the parameters as they are, on the latest batch; nothing is
     changed. `readings` are in the order of steps and layers. `tell=False`: warnings are only kept,
-    in `warnings`.
+    in `warnings`. With another trainer the report begins anew.
     """
 
     def __init__(self, every: int = 100, *, tell: bool = True) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise gx.InputError(f"every={every!r}: need an int of 1 or more")
-        self.every, self.tell = every, tell
+        self.every, self.tell = every, flag("GradientReport", "tell", tell)
         self.readings: list[Reading] = []
         self.warnings: dict[str, str] = {}  # kind of trouble -> words
+        self._trainer: Trainer | None = None
         self._made_of: list[Any] = []
         self._program: Any = None
+
+    def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:
+        if trainer is not self._trainer:
+            self._trainer, self.readings, self.warnings = trainer, [], {}
+        # a checkpoint may have been restored: later steps are made again
+        self.readings = [r for r in self.readings if r.step <= trainer.step]
 
     def on_step(self, trainer: Trainer) -> None:
         loop = trainer.loop
@@ -138,21 +148,35 @@ class GradientReport(Callback):
         """A curve for each layer over the steps; the figure of matplotlib, which is also saved if
         there is a path."""
         try:
+            from matplotlib import colormaps
             from matplotlib.figure import Figure
         except ImportError:
             raise gx.InputError("plot: needs matplotlib: pip install matplotlib") from None
         titles = {"gradient": "norm of the gradient", "ratio": "update / weight",
                   "dead": "share of dead relus", "saturated": "share saturated"}  # fmt: skip
         shown = [k for k in titles if any(getattr(r, k) is not None for r in self.readings)]
-        figure = Figure(figsize=(4.5 * max(len(shown), 1), 3.5), layout="constrained")
+        layers = list(dict.fromkeys(r.layer for r in self.readings))
+        shades = colormaps["viridis"](np.linspace(0, 0.9, len(layers)))  # from first to last
+        colours = dict(zip(layers, shades, strict=True))
+        figure = Figure(figsize=(4 * max(len(shown), 1) + 1.5, 3.5), layout="constrained")
+        lines: dict[str, Any] = {}
         for kind, axes in zip(
             shown, figure.subplots(1, max(len(shown), 1), squeeze=False)[0], strict=False
         ):
             for layer, steps, values in self._curves(kind):
-                axes.plot(steps, values, marker=".", label=layer)
+                (lines[layer],) = axes.plot(
+                    steps, values, marker=".", label=layer, color=colours[layer]
+                )
             axes.set(xlabel="step", title=titles[kind])
-            axes.set_yscale("log" if kind in ("gradient", "ratio") else "linear")
-            axes.legend(fontsize="x-small")
+            if kind in ("gradient", "ratio"):
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(-0.03, 1.03)  # a line at 0 or 1 is seen in full
+        named = [layer for layer in layers if layer in lines]
+        figure.legend(
+            [lines[n] for n in named], named, loc="outside right upper", fontsize="x-small",
+            ncols=-(-len(named) // LEGEND_ROWS) or 1,
+        )  # fmt: skip
         if path is not None:
             figure.savefig(path)
         return figure
@@ -198,7 +222,7 @@ def _figures(trainer: Trainer, network: Network) -> dict[str, gx.Node]:
             found[f"{what} squares {layer}"] = reduce(
                 add, [gx.square(n / scale).sum() for n in wide]
             )
-    for (what, layer), shares in _activations(network.prediction).items():
+    for (what, layer), shares in _activations(network).items():
         found[f"{what} {layer}"] = reduce(gx.maximum, shares)
     return found
 
@@ -214,11 +238,18 @@ def _layer_of(param: gx.Param) -> str:
     return param.name.rsplit(".", 1)[0]
 
 
-def _activations(prediction: gx.Node) -> dict[tuple[str, str], list[gx.Node]]:
+def _activations(network: Network) -> dict[tuple[str, str], list[gx.Node]]:
     """By (what, layer): the share of dead units of each relu, of saturated elements of each sigmoid
-    and tanh. One that is multiplied by something is a gate, or part of silu or mish."""
-    nodes = list(below(prediction))
-    gates = {i for n in nodes if n.op.name == "multiply" for i in n.inputs}
+    and tanh. One that is multiplied by what depends on the data is a gate, or part of silu or mish:
+    by a number or a mask it is not."""
+    nodes = list(below(network.prediction))
+    gates = {
+        node
+        for n in nodes
+        if n.op.name == "multiply"
+        for node, other in (n.inputs, n.inputs[::-1])
+        if node.op.name in SATURATING and any(i is network.x for i in below(other))
+    }
     found: dict[tuple[str, str], list[gx.Node]] = {}
     for node in reversed(nodes):
         name = node.op.name
@@ -239,7 +270,7 @@ def _named_after(node: gx.Node) -> str:
             if isinstance(found, gx.Param):
                 return _layer_of(found)
         level = list(dict.fromkeys(i for n in level for i in n.inputs))
-    return "before any layer"
+    return BEFORE
 
 
 # -- the figures
@@ -249,13 +280,15 @@ def _readings(
     step: int, found: Mapping[str, float], rows: int, network: Network
 ) -> list[Reading]:  # fmt: skip
     params = _by_layer(list(network.params.values()))
-    names = [*params, *(n for n in ("before any layer",) if f"saturated {n}" in found)]
+    before = f"dead {BEFORE}" in found or f"saturated {BEFORE}" in found
+    names = [BEFORE, *params] if before else list(params)
     made: list[Reading] = []
     for layer in names:
         gradient, update, weight = (
             _norm(found, w, layer) for w in ("gradient", "update", "weight")
         )
-        size = sum(math.prod(int(str(n)) for n in p.shape) for p in params.get(layer, []))
+        own = [p for p in params.get(layer, []) if p.trainable]
+        size = sum(math.prod(int(str(n)) for n in p.shape) for p in own)
         made.append(
             Reading(
                 step, layer, gradient,
@@ -278,15 +311,16 @@ def _norm(found: Mapping[str, float], what: str, layer: str) -> float | None:
 def _troubles(made: Sequence[Reading]) -> Iterator[tuple[str, str]]:
     """What is wrong, in words, by kind."""
     last = next((r for r in reversed(made) if r.per_weight), None)
+    shut = max((i for i, r in enumerate(made) if r.dead == 1), default=-1)
     small, large = list[Reading](), list[Reading]()
-    for r in made:
+    for i, r in enumerate(made):
         if r.gradient is None or r.per_weight is None:
             continue
         if not np.isfinite(r.gradient) or r.gradient > LARGE_NORM:
             large.append(r)
         elif last is not None and last.per_weight is not None:
             if r.per_weight * FAR < last.per_weight:
-                small.append(r)
+                small.extend([r] if i > shut else [])  # no gradient passes relus that are all dead
             elif r.per_weight > FAR * last.per_weight:
                 large.append(r)
     end = "" if last is None else f", {last.per_weight:.1e} in {last.layer}"
