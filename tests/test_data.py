@@ -521,6 +521,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Standardise().transform(X), "Standardise: not fitted yet; call fit(x)"),
     (lambda: Scale().inverse(X), "Scale: not fitted yet"),
     (lambda: Scale().fit(X).transform(X[:, :3]), "x is float32[100,3]; fitted on samples of shape"),
+    (lambda: Scale().fit(X).transform(X.astype(str)), "Scale: x is <U32[100,6]; need real numbers"),
+    (lambda: Scale().fit(X).transform(X[0]), "x is float32[6]; fitted on samples of shape (6,): "
+     "need [n, ...]"),
+    (lambda: Scale(-1e308, 1e308), "Scale: high - low is inf; need a finite number"),
     (lambda: Scale().fit([[1], [2, 3]]), "Scale: x is no array: "),
     (lambda: Scale().fit(X[:0]), "need at least one sample"),
     (lambda: Standardise().fit(Y), "x is int64[100]; need at least one sample: [n, ...]"),

@@ -46,12 +46,13 @@ class _Scaler:
 
     def _ready(self, x: ArrayLike) -> tuple[Array, Array, Array]:
         who = type(self).__name__
-        x = as_array(who, "x", x)
+        x = _numbers(who, x)
         if self._offset is None or self._factor is None:
             raise gx.InputError(f"{who}: not fitted yet; call fit(x) with the training part first")
         if x.shape[1:] != self._offset.shape:
             raise gx.InputError(
-                f"{who}: x is {described(x)}; fitted on samples of shape {self._offset.shape}"
+                f"{who}: x is {described(x)}; fitted on samples of shape {self._offset.shape}: "
+                "need [n, ...] of such"
             )
         wide = np.result_type(x.dtype, np.float32)
         ends, factor = np.finfo(wide), self._factor
@@ -116,6 +117,7 @@ class Scale(_Scaler):
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         self._low = real("Scale", "low", low)
         self._high = real("Scale", "high", high, self._low, above=True)
+        real("Scale", "high - low", self._high - self._low)
 
     def fit(self, x: ArrayLike) -> Self:
         """Take the smallest and the largest value of each column from x [n, ...]."""
@@ -142,11 +144,9 @@ class Scale(_Scaler):
 
 def _ranges(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
     """x, the smallest value of each column, and how far above it the largest is, in float64."""
-    x = as_array(who, "x", x)
+    x = _numbers(who, x)
     if x.ndim < 2 or len(x) == 0:
         raise gx.InputError(f"{who}: x is {described(x)}; need at least one sample: [n, ...]")
-    if x.dtype.kind not in "biufV" or x.dtype.fields is not None:  # V: bfloat16
-        raise gx.InputError(f"{who}: x is {described(x)}; need real numbers")
     low = reduce(np.minimum, (b.min(axis=0) for _, b in blocks(x))).astype(np.float64)
     high = reduce(np.maximum, (b.max(axis=0) for _, b in blocks(x))).astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -156,6 +156,13 @@ def _ranges(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
     if not np.isfinite(width).all():
         raise gx.InputError(f"{who}: x has values further apart than 1.8e308; need smaller numbers")
     return x, low, np.where(width < NARROW, 0.0, width)
+
+
+def _numbers(who: str, x: ArrayLike) -> Array:
+    x = as_array(who, "x", x)
+    if x.dtype.kind not in "biufV" or x.dtype.fields is not None:  # V: bfloat16
+        raise gx.InputError(f"{who}: x is {described(x)}; need real numbers")
+    return x
 
 
 def _states(who: str, state: Mapping[str, Array], *names: str) -> list[Array]:
