@@ -209,7 +209,7 @@ def test_a_bright_pixel_turns_by_its_own_angle() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 9), (7, 4, 3)])
 @pytest.mark.parametrize("change", [Rotate(180, fill=2), Zoom(0.3, 3, fill=-1)], ids=repr)
-def test_images_are_read_between_pixels_as_scipy_does(
+def test_images_read_together_are_as_each_of_them_alone(
     change: Augmentation, shape: tuple[int, ...]
 ) -> None:
     images = pictures(5, shape, "float64")

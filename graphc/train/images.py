@@ -26,33 +26,23 @@ def cut(padded: Array, top: Array | int, left: Array | int, shape: tuple[int, ..
 def resample(images: Array, back: Array, fill: float) -> Array:
     """Images whose pixel at p, from the centre, is the old one's at back @ p: back [2, 2, n].
 
-    Bilinear between the four pixels about a place: those of all images are read by one index each
-    from a list of all pixels. Outside is `fill`, blended in over the last pixel.
+    The images lie above each other in a volume, so that one call reads all of them: image i has a
+    coordinate map of its own in layer i. Outside is `fill`, blended in over the last pixel.
     """
+    from scipy.ndimage import map_coordinates
+
     n, h, w = images.shape[:3]
     centre = np.array([h - 1, w - 1]) / 2
     grid = np.indices((h, w)).reshape(2, -1) - centre[:, None]
-    places = np.einsum("ijn,jp->inp", back, grid) + (1 + centre)[:, None, None]
-    padded = enlarge(images.astype(wide_dtype(images), copy=False), 1, "constant", fill)
-    pixels = padded.reshape(n * (h + 2) * (w + 2), -1)
-    last = np.array([h, w])[:, None, None]
-    places = places.clip(0, last + 1)
-    top, left = corner = np.minimum(places.astype(np.intp), last)
-    down, right = (places - corner).astype(pixels.dtype)[..., None]
-    first = (np.arange(n)[:, None] * (h + 2) + top) * (w + 2) + left
-    upper, lower = (
-        _between(pixels.take(i, axis=0), pixels.take(i + 1, axis=0), right)
-        for i in (first, first + w + 2)
-    )
-    return narrow(_between(upper, lower, down).reshape(images.shape), images)
-
-
-def _between(a: Array, b: Array, share: Array) -> Array:
-    """a + share * (b - a), in the place of b."""
-    b -= a
-    b *= share
-    b += a
-    return b
+    places = np.einsum("ijn,jp->inp", back, grid) + centre[:, None, None]
+    layer = np.broadcast_to(np.arange(n, dtype=np.float64)[:, None], places.shape[1:])
+    coordinates = np.stack([layer, *places]).reshape(3, n, h, w)
+    volumes = images.astype(wide_dtype(images), copy=False)[..., None].reshape(n, h, w, -1)
+    read = [
+        map_coordinates(volumes[..., c], coordinates, order=1, mode="grid-constant", cval=fill)
+        for c in range(volumes.shape[3])
+    ]
+    return narrow(np.stack(read, axis=-1).reshape(images.shape), images)
 
 
 def mix(a: Array, other: Array, own: Array) -> Array:
