@@ -220,6 +220,18 @@ def test_max_norm_holds_after_each_step() -> None:
     assert np.linalg.norm(head, axis=0).max() > 0.69
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3,), ()), ((5, 3), 0), ((2, 5, 3), (0, 1))], ids=["bias", "2", "3"]
+)
+def test_max_norm_is_of_the_weights_into_one_output(shape: Any, axes: Any) -> None:
+    start = RNG.standard_normal(shape).astype("float32")
+    limited = train.MaxNorm(0.6).node(gx.param("w", start))
+    norms = np.sqrt((start**2).sum(axis=axes, keepdims=True))
+    wanted = start * np.minimum(1, 0.6 / norms)
+    assert (norms > 0.6).any()
+    np.testing.assert_allclose(gx.compile(limited, backend="numpy")(), wanted, rtol=1e-5)
+
+
 # -- freezing
 
 
