@@ -179,6 +179,8 @@ def test_held_out_labels_may_be_of_another_kind(monkeypatch: pytest.MonkeyPatch)
     assert found["accuracy"] == pytest.approx(share)
     made.fit(mixed, 6, VALIDATION)
     assert made.history["val_accuracy"][-1] > 0.8
+    wide = made.evaluate(X[60:], Y[60:].astype("int64"))
+    assert wide["loss"] == made.evaluate(*VALIDATION)["loss"]
     assert compiled == ["train", "evaluate", "predict"]
     made.fit((X[:60], Y[:60]), 1)
     made.fit(mixed, 1, train.Batches(*VALIDATION, 8))

@@ -91,7 +91,7 @@ def check_shares(who: str, y: Array, classes: int | None = None) -> None:
         wrong = (block < 0) | (block > 1)
         if wrong.any():
             raise gx.InputError(
-                f"{who}: y holds {block[wrong][0]:g}, out of range; need values 0 to 1"
+                f"{who}: y holds {float(block[wrong][0]):g}, out of range; need values 0 to 1"
             )
         if classes is None:
             continue

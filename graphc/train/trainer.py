@@ -109,7 +109,8 @@ class Trainer:
         self._network: Network | None = None
         self._built_of: list[Any] = []
         self._forwards: dict[Shape, Forward] = {}  # by the shape of a row
-        self._made: dict[Key, tuple[list[Any], Any]] = {}  # networks, programs; what they are of
+        self._networks: list[Network] = []  # of these, for the targets seen so far
+        self._programs: dict[Key, tuple[list[Any], Any]] = {}  # what it is made of, executable
 
     def __repr__(self) -> str:
         model, loss = (
@@ -227,7 +228,8 @@ class Trainer:
 
     @property
     def network(self) -> Network:
-        """The declared graph of the last fit; CompileError before there are data."""
+        """The declared graph of the last fit, or, where there was none, of the data that were
+        evaluated; CompileError before there are data."""
         if self._network is None:
             raise gx.CompileError("the trainer has seen no data yet: call fit or evaluate")
         return self._network
@@ -243,7 +245,7 @@ class Trainer:
 
     def forget_programs(self) -> None:
         """Compile anew what is needed next."""
-        self._made.clear()
+        self._programs.clear()
 
     def declare(self, signature: Signature) -> Network:
         """The graph for data of this signature, from now on that of the trainer; made anew if the
@@ -301,7 +303,8 @@ class Trainer:
         that makes parameters makes them once; of another shape it must take the same ones."""
         made_of = self._made_of()
         if not _same(made_of, self._built_of):
-            self._forwards, self._made, self._built_of = {}, {}, made_of
+            self._forwards, self._networks, self._programs = {}, [], {}
+            self._built_of = made_of
         if row not in self._forwards:
             try:
                 with gx.MadeAt(self._site):
@@ -322,15 +325,13 @@ class Trainer:
     def _network_of(self, of: Forward, signature: Signature) -> Network:
         """The network that runs data of this signature; evaluation may have another one than
         training, of the same parameters."""
-        for known in (of, self._network):
+        for known in (of, *self._networks):
             if isinstance(known, Network) and known.runs(of, signature):
                 return known
-
-        def make() -> Network:
-            with gx.MadeAt(self._site):
-                return declare(of, self._loss, self.metrics, signature)
-
-        return self._keep(("network", signature, self._is_current(of)), [of.prediction], make)
+        with gx.MadeAt(self._site):
+            made = declare(of, self._loss, self.metrics, signature)
+        self._networks.append(made)
+        return made
 
     def _is_current(self, of: Forward) -> bool:
         """Whether it is of the model on data, not on cached features, or of the model before."""
@@ -346,11 +347,11 @@ class Trainer:
         )  # fmt: skip
 
     def _keep(self, key: Key, made_of: list[Any], make: Callable[[], Any]) -> Any:
-        """What `make` makes, anew if it would be made of other things than before."""
-        known = self._made.get(key)
+        """The program of this key, made anew if it would be made of other things than before."""
+        known = self._programs.get(key)
         if known is None or not _same(known[0], made_of):
-            self._made[key] = (made_of, make())
-        return self._made[key][1]
+            self._programs[key] = (made_of, make())
+        return self._programs[key][1]
 
     def _made_of(self) -> list[Any]:
         return self.model.made_of() if isinstance(self.model, Layer) else [self.model]
