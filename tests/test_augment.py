@@ -422,7 +422,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
      "classes="),
     (lambda: Mixup(0.2).apply(IMAGES, LABELS.astype(str), rng()), "without it need floats"),
     (lambda: Mixup(0.2, 1), "Mixup: classes is 1; need an integer of at least 2"),
-    (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS, rng()), "y[3] is 3; labels of classes=3"),
+    (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS, rng()), "label 3 is out of range, at y[3]"),
     (lambda: Mixup(0.2, 3).apply(IMAGES, LABELS / 2, rng()), "y is float64[4]; need integer class "
      "labels [n]; without classes= floats are mixed as they are"),
     (lambda: only(Noise(0.9), IMAGES.astype("uint8")), "Noise: std is 0.9, in units of the images, "

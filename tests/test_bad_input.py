@@ -55,13 +55,13 @@ def fit_list(*pairs: Any) -> Callable[[], Any]:
 
 
 LABELS: list[Case] = [
-    (fit(X, Y + 1), "batches: label 3 is out of range; the model has 3 outputs: need labels 0 to"),
+    (fit(X, Y + 1), "batches: label 3 is out of range, at y[2]; with 3 classes need labels 0 to 2"),
     (fit(X, Y - 1), "batches: label -1 is out of range"),
-    (fit(X, (Y + 3).astype("uint8")), "label 5 is out of range"),
+    (fit(X, (Y + 3).astype("uint8")), "label 3 is out of range"),
     (lambda: trainer().fit(train.Batches(X, Y + 1, 8), 1), "batches: label 3 is out of range"),
-    (fit_list((X, Y), (X[:8], Y[:8] + 5)), "batches[1]: label 7 is out of range"),
-    (fit(X, Y, (X, Y + 7)), "validation: label 9 is out of range"),
-    (lambda: trainer().evaluate(X, Y + 7), "data: label 9 is out of range"),
+    (fit_list((X, Y), (X[:8], Y[:8] + 5)), "batches[1]: label 5 is out of range"),
+    (fit(X, Y, (X, Y + 7)), "validation: label 7 is out of range"),
+    (lambda: trainer().evaluate(X, Y + 7), "data: label 7 is out of range"),
     (fit(X, SHARES - 0.5), "batches: y holds -0.5, out of range; need values 0 to 1"),
     (fit(X, SHARES / 2), "the sum 0.5; need rows of 3 probabilities with the sum 1, or integer"),
     (fit(X, 5 * ONE, loss="sigmoid_cross_entropy", last=1), "y holds 5, out of range; need values"),
@@ -70,19 +70,21 @@ LABELS: list[Case] = [
     (fit(X, Y[:, None]), "need logits [..., n] and integer labels [...]"),
     (fit(X, Y.astype("float32")), "cast labels with .astype('int32')"),
     (fit(X, Y > 1), "labels are bool; need integers"),
-    (lambda: train.check_data(X, Y, classes=2), "y[2] is 2; labels of classes=2 are integers from"),
 ]  # fmt: skip
 
 SIZES: list[Case] = [
     (fit(X, Y[:9]), "batches: sizes differ: x has 40 rows, y 9"),
-    (lambda: train.Batches(X, Y[:9]), "Batches: sizes differ: x has 40 samples and y has 9"),
+    (lambda: train.Batches(X, Y[:9]), "Batches: sizes differ: x has 40 rows, y 9"),
     (lambda: train.split(X, Y[:9], (0.5, 0.5)), "split: sizes differ"),
     (fit(X, Y, (X, Y[:9])), "validation: sizes differ: x has 40 rows, y 9"),
     (lambda: trainer().evaluate(X, Y[:9]), "data: sizes differ"),
     (fit_list((X, Y), (X, Y[:9])), "batches[1]: sizes differ: x has 40 rows, y 9"),
     (fit_list((X, Y), (X[:, :3], Y)), "batches[1]: rows of x have shape (3,); those that the"),
     (fit(X, Y, (X[:, :3], Y)), "validation: rows of x have shape (3,); those that the model is "),
-    (fit(X, SHARES, (X, Y)), "validation: rows of y have shape (); those that the model is"),
+    (fit_list((X, SHARES), (X, Y)), "batches[1]: rows of y have shape (); those that the model is"),
+    (fit_list((X, Y), (X, Y / 2)), "batches[1]: y is float32; that of the first batch is int32"),
+    (fit(X, Y, (X, Y / 2)), "validation: softmax_cross_entropy: float labels are one row of"),
+    (fit(X, SHARES, (X, SHARES[:, :2])), "validation: softmax_cross_entropy: float labels are one"),
     (fit(X[:, :3], Y), "matmul: inner sizes differ: x float32[batch, 3] @ layers.0.weight"),
     (fit(X, X[:, 0], loss="mse", last=1), "prediction and target differ in shape"),
 ]  # fmt: skip
@@ -98,14 +100,90 @@ NUMBERS: list[Case] = [
     (fit(X.astype("complex64"), Y), "batches: x has dtype complex64; need real numbers or bools"),
     (fit(X.astype(object), Y), "batches: x has dtype object; need real numbers or bools"),
     (fit(X, Y.astype("datetime64[D]")), "batches: y has dtype datetime64[D]; need real numbers"),
-    (fit([[1, 2], [3]], [0, 1]), "batches: x is no array"),
-]
+    (fit([[1, 2], [3]], [0, 1]), "batches: x is no array: its rows differ in length; pad or cut"),
+    (lambda: trainer().predict([[1, 2], [3]]), "x is no array: its rows differ in length; pad or"),
+    (fit(X, np.array(["cat", "dog"])[Y % 2]), "batches: y has dtype <U3; need real numbers or bools"
+     "; number the classes: classes, y = np.unique(y, return_inverse=True)"),
+]  # fmt: skip
+
+ONE_OUTPUT = {"loss": "mse", "last": 1}
+FLAT: dict[str, Any] = {"loss": lambda p, t: gx.mean(gx.square(p - t)), "last": 1}
+FIRST = X[:, 0]
+
+
+def plain(p: gx.Node, t: gx.Node) -> gx.Node:
+    """A loss that takes all shapes."""
+    return gx.mean(p) * gx.mean(t)
+
+
+def first(loss: Any, y: Any) -> Callable[[], Any]:
+    """A model whose prediction has the batch as its only axis."""
+    return lambda: train.Trainer(
+        lambda x: x @ gx.param("w", np.ones(4, "float32")), loss, train.SGD(0.1)
+    ).fit((X, y), 1)
+
+
+CURES: list[Case] = [  # what to do to targets of another shape
+    (fit(X, FIRST, **ONE_OUTPUT), "in the data: y[:, None]"),
+    (first("mse", ONE), "in the data: y[:, 0]"),
+    (fit(X, Y[:, None]), "in the data: y[:, 0]"),
+    (fit(X, SHARES.astype(int)), "in the data: y.argmax(-1) gives labels, y.astype('float32') "),
+    (fit(X, FIRST, **FLAT), "are broadcast; in the data: y[:, None]"),
+    (fit(X, Y, **FLAT), "are broadcast; in the data: y[:, None]"),
+    (first(FLAT["loss"], ONE), "are broadcast; in the data: y[:, 0]"),
+    (fit(X, FIRST, loss=plain, last=1, metrics=[train.Metric("own", FLAT["loss"])]),
+     "own: <square(subtract(broadcast_to(...), broadcast_to(...))) float32[batch, batch]> holds"),
+]  # fmt: skip
+
+METRICS: list[Case] = [
+    (fit(X, Y, metrics=[train.confusion_matrix(4)]), "classes=4, but the model has 3 outputs"),
+    (fit(X, Y, metrics=[train.top_k(9)]), "top_k: k=9, but the model has 3 outputs"),
+    (lambda: train.confusion_matrix(1), "classes=1: need an int of 2 or more"),
+    (lambda: train.top_k(X), "k=float32[40,4]: need an int of 1 or more"),
+    (fit(X, Y, metrics=[lambda p, t: t == 1]), "bool[batch]>; need a scalar node; try .mean()"),
+    (fit(X, Y, metrics=[lambda p, t: 1.5]), "gave 1.5; need a scalar node"),
+    (fit(X, Y, metrics=[train.Metric("m", lambda p, t: p, None, len)]), "metrics: m gave <"),
+    (fit(X, Y, metrics=[train.Metric("m", lambda p, t: p, None, len)]), "not depend on the batch"),
+    (lambda: trainer(metrics=[train.Metric("rate", gx.mse)]), "'rate' is the name of another col"),
+    (lambda: trainer(metrics=[train.Metric("val_x", gx.mse)]), "metrics: 'val_x' is the name of"),
+    (lambda: trainer(metrics=["r2", "r2"]), "one of its own: train.Metric('name', function)"),
+] + [
+    (fit(X, y, loss=plain, last=last, metrics=[metric]), words)
+    for y, last, metric, words in [
+        (Y[:, None], 3, "accuracy", "accuracy: need integer labels [batch], or a row of proba"),
+        (Y[:, None], 3, train.top_k(2), "top_2: need integer labels [batch]"),
+        (Y[:, None], 3, train.confusion_matrix(3), "confusion_matrix: need integer labels [batch]"),
+        (Y[:, None], 3, "accuracy", "in the data: y[:, 0]"),
+        (Y / 2, 3, "accuracy", "the target is <y float32[batch]>, the prediction <"),
+        (FIRST, 1, "binary_accuracy", "differ in shape; in the data: y[:, None]"),
+        (FIRST, 1, "r2", "differ in shape; in the data: y[:, None]"),
+        (FIRST, 1, "mean_absolute_error", "in the data: y[:, None]"),
+    ]
+]  # fmt: skip
+
+SHIFTED = train.Batches(X, Y, 8, (2, 2), augment=train.Flip())
+HABITS: list[Case] = [
+    (lambda: trainer().fit(X, Y), "epochs=int32[40]: need an int of 1 or more; pass fit((x, y), "),
+    (lambda: trainer().fit(X, Y.tolist()), "..: need an int of 1 or more; pass fit((x, y), "),
+    (lambda: trainer(penalties=X), "penalties=float32[40,4]: need a list of train.L1"),
+    (lambda: trainer(metrics=[X]), "metrics: float32[40,4] is unknown; need accuracy"),
+    (lambda: trainer(backend="gpu"), "backend='gpu': need auto, cuda, cuda:N"),
+    (lambda: trainer(backend=None), "backend=None: need auto, cuda"),
+    (lambda: trainer().predict(SHIFTED), "x is train.Batches: need an array; predict(batches.x)"),
+    (lambda: trainer().predict(X[0]), "rows of x have shape (): x[None] makes a batch of a single"),
+    (fit(X.reshape(-1, 2, 2), Y), "rows of x have shape (2, 2): nn.Flatten() as the first layer"),
+    (lambda: train.Trainer(lambda x: nn.Dense(8, 3)(nn.Dense(4, 8)(x)), "mse", train.SGD(0.1)).fit(
+        (X, X), 1), "model: two parameters are named 'bias'; give layers names, such as nn.Dense"),
+    (fit(X, Y, SHIFTED), "validation: augment=[Flip(horizontal=True"),
+    (lambda: trainer().evaluate(SHIFTED), "changes the rows that are to be measured; pass arrays"),
+    (fit(X, Y, train.Batches(X, Y, 9, drop_last=True)), "validation: drop_last leaves out rows;"),
+]  # fmt: skip
 
 EMPTY: list[Case] = [
     (fit(X[:0], Y[:0]), "batches: the data set is empty: x has shape (0, 4)"),
     (fit_list(), "batches: there is no batch; the data set is empty"),
     (fit(X, Y, (X[:0], Y[:0])), "validation: the data set is empty"),
-    (lambda: train.Batches(X[:0], Y[:0]), "Batches: x and y are empty; need at least 1 sample"),
+    (lambda: train.Batches(X[:0], Y[:0]), "Batches: the data set is empty: x has shape (0, 4)"),
     (fit(X, None), "batches: y has no rows; need an array [rows, ...]"),
     (lambda: trainer().fit(X, 1), "batches: need pairs (x, y) of arrays"),
     (fit(X, Y, 5), "validation: need train.Batches, arrays (x, y), or an iterable"),
@@ -116,7 +194,7 @@ BATCHES: list[Case] = [
      'integer from 1 to 40, or size="all"'),
     (lambda: train.Batches(X, Y, 0), "size is 0; need an integer of at least 1"),
     (lambda: train.Batches(X, Y, 2.5), "size is 2.5; need an integer of at least 1"),
-    (lambda: train.Batches(X, Y, 8, augment=[train.Shift(1)]), "augment needs image_shape=(h, w)"),
+    (lambda: train.Batches(X, Y, 8, augment=[train.Shift(1)]), "Shift needs image_shape=(h, w)"),
     (lambda: train.Batches(X, Y, 8, (2, 2), augment=["shift"]), "augment holds 'shift'; need"),
 ]  # fmt: skip
 
@@ -170,7 +248,7 @@ CASES = [
     pytest.param(call, words, id=f"{name}-{i}")
     for name, cases in {
         "labels": LABELS, "sizes": SIZES, "numbers": NUMBERS, "empty": EMPTY, "batches": BATCHES,
-        "names": NAMES, "settings": SETTINGS,
+        "names": NAMES, "settings": SETTINGS, "cures": CURES, "metrics": METRICS, "habits": HABITS,
     }.items()
     for i, (call, words) in enumerate(cases)
 ]  # fmt: skip
@@ -187,6 +265,20 @@ def test_it_is_refused(
     with pytest.raises((gx.InputError, gx.ShapeError, gx.DTypeError)) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_rows_that_a_trained_model_does_not_take() -> None:
+    made = trainer()
+    made.fit((X, Y), 1)
+    for x, words in (
+        (X[0], "x has shape (4,), that of a single row; predict(x[None]) takes it as one"),
+        (X[:, :3], "data: rows of x have shape (3,); those that the model is trained on have (4,)"),
+    ):
+        with pytest.raises(gx.InputError) as caught:
+            made.predict(x)
+        assert words in str(caught.value)
+    whole = made.evaluate(train.Batches(X, Y, 8, drop_last=True))  # 5 times 8 are all
+    assert whole["loss"] == pytest.approx(made.evaluate(X, Y)["loss"])
 
 
 def test_a_monitor_that_no_row_will_hold() -> None:
@@ -253,7 +345,7 @@ def test_a_label_of_a_stream_is_named_where_it_comes() -> None:
     made = trainer(backend="auto")
     with pytest.raises(gx.InputError) as caught:
         made.fit(Stream(), 1)
-    assert str(caught.value).startswith("step 3, batch 3 of epoch 1: label 7 is out of range")
+    assert str(caught.value).startswith("step 3, batch 3 of epoch 1: label 5 is out of range")
     before = trainer(backend="auto")
     before.fit([(X[:8], Y[:8])] * 2, 1)
     for name, p in made.model.parameters().items():

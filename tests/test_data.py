@@ -19,7 +19,14 @@ import pytest
 from graphc.errors import CheckpointError, InputError
 from graphc.train.augment import Augmentation, Flip, Mixup, Noise, Shift
 from graphc.train.data import Batches
-from graphc.train.data_checks import check_data
+from graphc.train.data_checks import (
+    check_finite,
+    check_integer_labels,
+    check_labels,
+    check_range,
+    check_shares,
+    paired,
+)
 from graphc.train.prefetch import prefetch
 from graphc.train.scale import Scale, Standardise
 from graphc.train.split import split
@@ -150,7 +157,8 @@ def test_memory_maps_are_not_loaded(tmp_path: Path) -> None:
         assert type(image) is np.ndarray
     moved, label = next(Batches(x, y, 4, augment=[Shift(1, "horizontal")]).epoch(0))
     assert {image.max() for image in moved} <= {0, *label}
-    check_data(x, y, 4000)
+    check_finite("x", x)
+    check_labels("y", y, 4000)
     Standardise().fit(x)
     Scale().fit(x)
     peak = tracemalloc.get_traced_memory()[1]
@@ -445,12 +453,13 @@ ROWS = np.full((N, 4), 0.25, np.float32)
 
 
 def test_good_data_pass() -> None:
-    check_data(X, Y)
-    check_data(X, Y, classes=N)
-    check_data(X, Y % 2 == 0, classes=2)
-    check_data(X.astype(ml_dtypes.bfloat16), ROWS, classes=4)
-    check_data(X, ROWS.astype(ml_dtypes.bfloat16), classes=4)
-    check_data(X.tolist(), X)
+    bfloat16 = ml_dtypes.bfloat16
+    for array in (X, Y, Y % 2 == 0, X.astype(bfloat16), np.asarray(X.tolist())):
+        check_finite("x", array)
+    check_labels("y", Y, N)
+    check_labels("y", Y % 2 == 0, 2)
+    check_shares("y", ROWS, 4)
+    check_shares("y", ROWS.astype(bfloat16), 4)
 
 
 def changed(rows: Array, at: tuple[int, int], value: float) -> Array:
@@ -460,25 +469,28 @@ def changed(rows: Array, at: tuple[int, int], value: float) -> Array:
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: check_data(X, Y[:-1]), "check_data: sizes differ: x has 100 samples and y has 99"),
-    (lambda: check_data(X[:0], Y[:0]), "x and y are empty; need at least 1"),
-    (lambda: check_data(3, Y), "x is a single value; need one row per sample"),
-    (lambda: check_data(NAN, Y), "x[97, 4] is nan; every value must be finite"),
-    (lambda: check_data(NAN.astype(ml_dtypes.bfloat16), Y), "x[97, 4] is nan"),
-    (lambda: check_data(LONG, LONG[:, 0]), "x[399998, 1] is nan"),
-    (lambda: check_data(LONG[:, 0], np.arange(400_000), 399_999), "y[399999] is 399999"),
-    (lambda: check_data(X, INFINITE), "y[3] is inf; every value must be finite"),
-    (lambda: check_data(X.astype(str), Y), "need real numbers"),
-    (lambda: check_data(X * 1j, Y), "x is complex64[100,6]; need real numbers"),
-    (lambda: check_data(X, Y.astype(object)), "y is object[100]; need real numbers"),
-    (lambda: check_data(X, Y, 10), "y[10] is 10; labels of classes=10 are integers from 0 to 9"),
-    (lambda: check_data(X, Y - 1, 100), "y[0] is -1; labels of classes=100"),
-    (lambda: check_data(X, Y * 1.0, 100), "y is float64[100]; need integer class labels [n]"),
-    (lambda: check_data(X, Y[:, None], 100), "y is int64[100,1]; need integer class labels"),
-    (lambda: check_data(X, Y, 0), "classes is 0; need an integer of at least 1"),
-    (lambda: check_data(X, ROWS, 5), "rows of probabilities [n, 5]"),
-    (lambda: check_data(X, changed(ROWS, (8, 1), 0.5), 4), "y[8] is no row of probabilities"),
-    (lambda: check_data(X, changed(changed(ROWS, (8, 1), -0.25), (8, 0), 0.75), 4), "at least 0"),
+    (lambda: paired("set", X, Y[:-1]), "set: sizes differ: x has 100 rows, y 99"),
+    (lambda: paired("set", X[:0], Y[:0]), "set: the data set is empty: x has shape (0, 6)"),
+    (lambda: paired("set", 3, Y), "set: x has no rows; need an array [rows, ...]"),
+    (lambda: paired("set", [[1, 2], [3]], [0, 1]), "set: x is no array: its rows differ in length"),
+    (lambda: check_finite("x", NAN), "x is nan at [97, 4]; need finite numbers"),
+    (lambda: check_finite("x", NAN.astype(ml_dtypes.bfloat16)), "x is nan at [97, 4]"),
+    (lambda: check_finite("x", LONG), "x is nan at [399998, 1]"),
+    (lambda: check_finite("y", INFINITE), "y is inf at [3]"),
+    (lambda: check_finite("x", X.astype(str)), "need real numbers"),
+    (lambda: check_finite("x", X * 1j), "x has dtype complex64; need real numbers"),
+    (lambda: check_finite("y", Y.astype(object)), "y has dtype object; need real numbers"),
+    (lambda: check_range("set", np.arange(400_000), 399_999), "label 399999 is out of range, at y"
+     "[399999]; with 399999 classes need labels 0 to 399998"),
+    (lambda: check_range("set", Y.reshape(50, 2), 10), "label 10 is out of range, at y[5, 0]"),
+    (lambda: check_labels("set", Y - 1, 100), "set: label -1 is out of range, at y[0]"),
+    (lambda: check_labels("set", Y * 1.0, 100), "y is float64[100]; need integer class labels [n]"),
+    (lambda: check_labels("set", Y, 0), "classes is 0; need an integer of at least 1"),
+    (lambda: check_integer_labels("set", Y[:, None]), "y is int64[100,1]; need integer class"),
+    (lambda: check_shares("set", changed(ROWS, (8, 1), 0.5), 4), "set: y[8] is a row with the sum "
+     "1.25; need rows of 4 probabilities"),
+    (lambda: check_shares("set", changed(changed(ROWS, (8, 1), -0.25), (8, 0), 0.75), 4),
+     "set: y holds -0.25, out of range; need values 0 to 1"),
     (lambda: Batches(X, Y[1:]), "Batches: sizes differ"),
     (lambda: Batches([], []), "empty"),
     (lambda: Batches(X, Y, 101), 'size=101 is larger than the set of 100 samples; need an integer '
@@ -505,7 +517,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
      "Shift, Crop"),
     (lambda: Batches(X, Y, 8, (2, 3), "Shift"), "augment holds 'Shift'"),
     (lambda: Batches(X, Y, 8, (2, 3), Shift(2)), "pixels is 2; for images of 2 x 3 pixels"),
-    (lambda: Batches(X, Y, 8, (2, 3), Mixup(1, 10)), "Mixup: y[10] is 10; labels of classes=10"),
+    (lambda: Batches(X, Y, 8, (2, 3), Mixup(1, 10)), "Mixup: label 10 is out of range, at y[10]"),
     (lambda: Batches(X, Y / 2, 8, (2, 3), Mixup(1, 10)), "Mixup: y is float64[100]; need integer"),
     (lambda: Batches(X, Y, 8, (2, 3), [Mixup(1, N)] * 2), "more than one Mixup"),
     (lambda: split(X, Y / 3, [0.5, 0.5]), "y is float64[100]; need integer class labels [n]; "

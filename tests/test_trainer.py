@@ -128,6 +128,71 @@ def test_a_plain_function_is_a_model() -> None:
     assert not np.array_equal(w.value, start)
 
 
+def test_a_function_that_makes_its_parameters_is_called_once() -> None:
+    """What it predicts is what was trained; for rows of another shape it would make others."""
+
+    def model(x: gx.Node) -> gx.Node:
+        return x @ gx.param("w", nn.init.glorot_uniform((x.shape[-1], 3)))
+
+    made = trainer(model, backend="numpy")
+    before = made.predict(X)
+    made.fit((X, Y), 3)
+    w = made.network.params["w"].value
+    assert not np.allclose(made.predict(X), before)
+    np.testing.assert_allclose(made.predict(X), X @ w, rtol=1e-5, atol=1e-6)
+    one_hot = np.eye(3, dtype="float32")[Y]
+    assert made.evaluate(X, one_hot)["loss"] == pytest.approx(made.evaluate(X, Y)["loss"])
+    for use in (made.predict, lambda x: made.evaluate(x, Y), lambda x: made.fit((x, Y), 1)):
+        with pytest.raises(gx.InputError, match=r"rows of another shape, \(3,\), it makes param"):
+            use(X[:, :3])
+    assert made.network.params["w"].value is not None
+    assert made.network.params["w"].shape == (4, 3)
+
+
+def test_rows_of_another_shape_share_the_parameters() -> None:
+    made = trainer(backend="numpy")
+    made.fit((X, Y), 1)
+    rows = np.stack([X, X], axis=1)  # two in a row of their own
+    np.testing.assert_array_equal(made.predict(rows)[:, 1], made.predict(X))
+    twice = made.evaluate(rows, np.stack([Y, Y], axis=1))
+    assert twice["loss"] == pytest.approx(made.evaluate(X, Y)["loss"])
+
+
+def test_held_out_labels_may_be_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of probabilities in training, by Mixup, and integer labels beside: a program each,
+    compiled once, whatever is called between."""
+    compiled: list[str] = []
+    compile_ = gx.compile
+
+    def count(*args: Any, **options: Any) -> Any:
+        compiled.append(options["name"])
+        return compile_(*args, **options)
+
+    monkeypatch.setattr(gx, "compile", count)
+    mixed = train.Batches(X[:60], Y[:60], 16, (2, 2), augment=train.Mixup(0.3, classes=3))
+    made = trainer(backend="numpy", metrics=["accuracy", train.top_k(2), train.confusion_matrix(3)])
+    history = made.fit(mixed, 2, VALIDATION)
+    assert made.network.signature.y_shape == (3,)
+    found = made.evaluate(*VALIDATION)
+    assert found["loss"] == history["val_loss"][-1]
+    share = np.mean(made.predict(VALIDATION[0]).argmax(-1) == VALIDATION[1])
+    assert found["accuracy"] == pytest.approx(share)
+    made.fit(mixed, 6, VALIDATION)
+    assert made.history["val_accuracy"][-1] > 0.8
+    wide = made.evaluate(X[60:], Y[60:].astype("int64"))
+    assert wide["loss"] == made.evaluate(*VALIDATION)["loss"]
+    assert compiled == ["train", "evaluate", "predict"]
+    made.fit((X[:60], Y[:60]), 1)
+    made.fit(mixed, 1, train.Batches(*VALIDATION, 8))
+    assert compiled == ["train", "evaluate", "predict", "train"]
+
+
+def test_what_a_trainer_is_in_one_line() -> None:
+    made = trainer(nn.Dense(4, 3), backend="numpy", loss=gx.softmax_cross_entropy)
+    made.fit(Shuffled(), 2)
+    assert repr(made) == "Trainer(Dense(4, 3), softmax_cross_entropy, SGD; step 8, epoch 2)"
+
+
 def test_single_samples_and_whole_sets() -> None:
     """Batches of one row, and (x, y) as one batch of all."""
     made = trainer(backend="numpy", optimizer=train.SGD(0.05))
@@ -220,6 +285,18 @@ def test_max_norm_holds_after_each_step() -> None:
     assert np.linalg.norm(head, axis=0).max() > 0.69
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3,), ()), ((5, 3), 0), ((2, 5, 3), (0, 1))], ids=["bias", "2", "3"]
+)
+def test_max_norm_is_of_the_weights_into_one_output(shape: Any, axes: Any) -> None:
+    start = RNG.standard_normal(shape).astype("float32")
+    limited = train.MaxNorm(0.6).node(gx.param("w", start))
+    norms = np.sqrt((start**2).sum(axis=axes, keepdims=True))
+    wanted = start * np.minimum(1, 0.6 / norms)
+    assert (norms > 0.6).any()
+    np.testing.assert_allclose(gx.compile(limited, backend="numpy")(), wanted, rtol=1e-5)
+
+
 # -- freezing
 
 
@@ -278,16 +355,31 @@ def test_accuracy() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_top_k(k: int) -> None:
-    best = np.argsort(-SCORES, axis=-1)[:, :k]
-    wanted = np.mean([label in row for label, row in zip(LABELS, best, strict=True)])
-    assert measure(train.top_k(k), SCORES, LABELS) == pytest.approx(wanted)
+@pytest.mark.parametrize("scores", [SCORES, np.round(SCORES), 0 * SCORES], ids=["", "ties", "0"])
+def test_top_k(k: int, scores: np.ndarray) -> None:
+    """Of equal ones the lower index is first, so that top_1 is the accuracy; NaN is never found."""
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+    found = np.array([label in row for label, row in zip(LABELS, best, strict=True)])
+    metric = train.top_k(k)
+    for labels in (LABELS, np.eye(5, dtype="float32")[LABELS]):
+        assert measure(metric, scores, labels) == pytest.approx(found.mean())
+    if k == 1:
+        assert measure("accuracy", scores, LABELS) == pytest.approx(found.mean())
+    broken = scores.copy()
+    broken[np.arange(20), LABELS[:20]] = np.nan
+    nodes = metric.node(gx.input("p", ("n", 5)), gx.input("t", ("n",), "int64"))
+    part = gx.compile(nodes, backend="numpy")
+    assert part(p=broken[:20], t=LABELS[:20]) == 0
+    assert part(p=broken[:20], t=(LABELS[:20] + 1) % 5) <= part(
+        p=scores[:20], t=(LABELS[:20] + 1) % 5
+    )
 
 
 def test_confusion_matrix() -> None:
     wanted = np.zeros((5, 5))
     np.add.at(wanted, (LABELS, SCORES.argmax(-1)), 1)
-    np.testing.assert_array_equal(measure(train.confusion_matrix(5), SCORES, LABELS), wanted)
+    for labels in (LABELS, np.eye(5, dtype="float32")[LABELS]):
+        np.testing.assert_array_equal(measure(train.confusion_matrix(5), SCORES, labels), wanted)
 
 
 def test_errors_and_r2_over_uneven_batches() -> None:
@@ -298,6 +390,35 @@ def test_errors_and_r2_over_uneven_batches() -> None:
     assert measure("mean_squared_error", guess, target) == pytest.approx((error**2).mean())
     r2 = 1 - (error**2).sum() / ((target - target.mean(dtype="float64")) ** 2).sum()
     assert measure("r2", guess, target) == pytest.approx(r2, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 39, 40])
+def test_r2_is_averaged_over_the_outputs(size: int) -> None:
+    """As scikit-learn's r2_score does, whatever the batches: outputs of other scales and means, one
+    constant, one met exactly."""
+    target = (RNG.standard_normal((40, 4)) * [1, 10, 0, 1] + [0, 5, 2, 1]).astype("float32")
+    guess = (target + RNG.standard_normal((40, 4)) * [0.5, 1, 1, 0]).astype("float32")
+    wide = target.astype("float64")
+    errors = ((guess - wide) ** 2).sum(axis=0)
+    distances = ((wide - wide.mean(axis=0)) ** 2).sum(axis=0)
+    columns = [1 - errors[0] / distances[0], 1 - errors[1] / distances[1], 0, 1]
+    for i, wanted in enumerate(columns):
+        part = measure("r2", guess[:, i : i + 1], target[:, i : i + 1], size)
+        assert part == pytest.approx(wanted, rel=1e-5)
+    assert measure("r2", guess, target, size) == pytest.approx(np.mean(columns), rel=1e-5)
+
+
+def test_binary_accuracy_is_of_what_the_loss_takes() -> None:
+    truth = (Y[:, None] == 1).astype("float32")
+    for loss, last in (("binary_cross_entropy", "sigmoid"), ("sigmoid_cross_entropy", None)):
+        made = trainer(nn.Dense(4, 1, last), loss=loss, metrics=["binary_accuracy"],
+                       backend="numpy")  # fmt: skip
+        made.fit((X, truth), 3)
+        positive = made.predict(X) > (0.5 if last else 0)
+        assert 0 < positive.mean() < 1
+        assert made.evaluate(X, truth)["binary_accuracy"] == pytest.approx(
+            np.mean(positive == truth)
+        )
 
 
 def test_binary_accuracy_and_own_metrics() -> None:
@@ -547,7 +668,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer(loss="cross"), "loss='cross': need mse, mae, huber, softmax_cross_entropy"),
     (lambda: trainer(metrics=["acc"]), "metrics: 'acc' is unknown; need accuracy"),
     (lambda: trainer(metrics="accuracy"), "metrics='accuracy': need a list"),
-    (lambda: trainer(metrics=["r2", "r2"]), "need names of their own"),
+    (lambda: trainer(metrics=["r2", "r2"]), "'r2' is the name of another column"),
     (lambda: trainer(penalties=[0.1]), "penalties=[0.1]: need a list of train.L1"),
     (lambda: trainer(limits=[train.L2(0.1)]), "limits="),
     (lambda: trainer(model="mlp"), "model='mlp': need a layer"),
@@ -563,7 +684,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer().fit((WITH_NAN, Y), 1), "batches: x is nan at [19, 1]"),
     (lambda: trainer().fit(Shuffled(WITH_NAN, Y), 1), "batches: x is nan at [19, 1]"),
     (lambda: trainer().fit((X, Y), 1, (WITH_NAN, Y)), "validation: x is nan at [19, 1]"),
-    (lambda: trainer().fit((X, Y + 1), 1), "batches: label 3 is out of range; the model has 3"),
+    (lambda: trainer().fit((X, Y + 1), 1), "batches: label 3 is out of range, at y[0]; with 3"),
     (lambda: trainer().fit(Shuffled(X, Y - 1), 1), "label -1 is out of range"),
     (lambda: trainer().fit((X, Y), 1, (X, Y + 7)), "validation: label 9 is out of range"),
     (lambda: trainer().evaluate(X, Y + 7), "data: label 9 is out of range"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -167,9 +166,6 @@ class Residual(Sequential):
 
     def forward(self, x: gx.Node) -> gx.Node:
         return x + super().forward(x)
-
-
-Model = Layer | Callable[[gx.Node], gx.Node]
 
 
 def _check_layer(layer: Any) -> None:

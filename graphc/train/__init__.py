@@ -14,7 +14,6 @@ from graphc.train.augment import (
 from graphc.train.callbacks import Callback, Checkpoint, EarlyStopping
 from graphc.train.chain import expand
 from graphc.train.data import Batches
-from graphc.train.data_checks import check_data
 from graphc.train.gradients import GradientReport, Reading, gradient_report
 from graphc.train.history import History
 from graphc.train.losses import LOSSES
@@ -48,6 +47,6 @@ __all__ = [
     "Exponential", "Flip", "GradientReport", "History", "MaxNorm", "Metric", "Mixup", "Noise",
     "Optimizer", "ProgressBar", "RMSProp", "Reading", "ReduceOnPlateau", "Rotate", "Scale",
     "Schedule", "Shift", "Standardise", "Step", "Trainer", "Warmup", "Zoom", "accuracy",
-    "binary_accuracy", "check_data", "confusion_matrix", "expand", "gradient_report", "split",
+    "binary_accuracy", "confusion_matrix", "expand", "gradient_report", "split",
     "top_k",
 ]  # fmt: skip

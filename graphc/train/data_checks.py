@@ -12,65 +12,97 @@ import graphc as gx
 
 Array = NDArray[Any]
 BLOCK_NBYTES = 1 << 20  # data are read in blocks: a memory map is never in memory as a whole
+SHOWN = 100  # characters of a wrong argument
 
 
-def check_data(x: ArrayLike, y: ArrayLike, classes: int | None = None) -> None:
-    """Raise gx.InputError unless x [n, ...] and y [n, ...] can be trained on.
-
-    Numbers only, no NaN or infinity, the same n >= 1. With `classes`: y holds integers from 0 to
-    classes - 1, or one row of `classes` probabilities per sample. Reads memory maps in blocks.
-    """
-    x, y = paired("check_data", x, y)
-    for name, array in (("x", x), ("y", y)):
-        _check_finite(name, array)
-    if classes is None:
-        return
-    if y.ndim == 2 and y.dtype.kind not in "biu":
-        _check_rows(y, whole("check_data", "classes", classes, 1))
-    else:
-        check_labels("check_data", y, classes)
+def as_array(what: str, values: ArrayLike) -> Array:
+    """The values as an array: a view, not a copy, of one."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise gx.InputError(
+            f"{what} is no array: its rows differ in length; pad or cut them to one length"
+        ) from None
 
 
 def paired(who: str, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """x and y as arrays of the same length, at least 1; views, not copies, of arrays."""
-    arrays = as_array(who, "x", x), as_array(who, "y", y)
-    for name, array in zip("xy", arrays, strict=True):
-        if array.ndim == 0:
-            raise gx.InputError(f"{who}: {name} is a single value; need one row per sample")
-    n, labels = (len(array) for array in arrays)
-    if n != labels:
-        raise gx.InputError(f"{who}: sizes differ: x has {n} samples and y has {labels}")
-    if n == 0:
-        raise gx.InputError(f"{who}: x and y are empty; need at least 1 sample")
+    arrays = as_array(f"{who}: x", x), as_array(f"{who}: y", y)
+    check_rows(who, *arrays)
     return arrays
 
 
-def as_array(who: str, name: str, values: ArrayLike) -> Array:
-    """The values as an array; an gx.InputError for lists of different lengths."""
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise gx.InputError(f"{who}: {name} is no array: {error}") from None
+def check_rows(who: str, x: Any, y: Any) -> None:
+    """Raise gx.InputError for x and y without rows, or of different lengths."""
+    for name, array in (("x", x), ("y", y)):
+        if not getattr(array, "ndim", 0):
+            raise gx.InputError(f"{who}: {name} has no rows; need an array [rows, ...]")
+    if len(x) != len(y):
+        raise gx.InputError(f"{who}: sizes differ: x has {len(x)} rows, y {len(y)}")
+    if not len(x):
+        raise gx.InputError(f"{who}: the data set is empty: x has shape {x.shape}")
+
+
+def check_finite(what: str, array: Any, of_texts: str = "") -> None:
+    """Raise gx.InputError, saying where, for what is no number, NaN or infinite in a host array;
+    `of_texts` is the remedy for strings."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind in "biu":
+        return
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        remedy = of_texts if array.dtype.kind in "OSU" else ""
+        raise gx.InputError(f"{what} has dtype {array.dtype}; need real numbers or bools{remedy}")
+    for start, block in blocks(array):
+        finite = np.isfinite(block)
+        if not finite.all():
+            at = [int(i) for i in np.argwhere(~finite)[0]]
+            place = [start + at[0], *at[1:]]
+            raise gx.InputError(f"{what} is {block[tuple(at)]} at {place}; need finite numbers")
 
 
 def check_labels(who: str, y: Array, classes: int) -> None:
     """Raise gx.InputError unless y [n] holds integers from 0 to classes - 1."""
-    classes = whole(who, "classes", classes, 1)
     check_integer_labels(who, y)
-    for start, block in blocks(y):
-        low, high = block.min(), block.max()
-        if low < 0 or high >= classes:
-            at = int(np.argmax((block < 0) | (block >= classes)))
-            raise gx.InputError(
-                f"{who}: y[{start + at}] is {block[at]}; "
-                f"labels of classes={classes} are integers from 0 to {classes - 1}"
-            )
+    check_range(who, y, whole(who, "classes", classes, 1))
 
 
 def check_integer_labels(who: str, y: Array, remedy: str = "") -> None:
     """Raise gx.InputError, ending with `remedy`, unless y is a vector of integers."""
     if y.ndim != 1 or y.dtype.kind not in "biu":
         raise gx.InputError(f"{who}: y is {described(y)}; need integer class labels [n]{remedy}")
+
+
+def check_range(who: str, labels: Array, classes: int) -> None:
+    """Raise gx.InputError unless integer labels [n, ...] are from 0 to classes - 1."""
+    for start, block in blocks(labels):
+        wrong = (block < 0) | (block >= classes)
+        if wrong.any():
+            at = np.unravel_index(int(np.argmax(wrong)), block.shape)
+            place = [start + int(at[0]), *map(int, at[1:])]
+            raise gx.InputError(
+                f"{who}: label {block[at]} is out of range, at y{place}; with {classes} classes "
+                f"need labels 0 to {classes - 1}"
+            )
+
+
+def check_shares(who: str, y: Array, classes: int | None = None) -> None:
+    """Raise gx.InputError for targets outside of [0, 1], or, where there are classes, for rows of
+    them whose sum is not 1."""
+    for start, block in blocks(y):
+        wrong = (block < 0) | (block > 1)
+        if wrong.any():
+            raise gx.InputError(
+                f"{who}: y holds {float(block[wrong][0]):g}, out of range; need values 0 to 1"
+            )
+        if classes is None:
+            continue
+        sums = block.sum(axis=-1, dtype=np.float64)
+        off = abs(sums - 1) > 1e-2 + classes * _epsilon(y)
+        if off.any():
+            at = start + int(np.argwhere(off)[0][0])
+            raise gx.InputError(
+                f"{who}: y[{at}] is a row with the sum {sums[off][0]:.6g}; need rows of {classes} "
+                f"probabilities with the sum 1, or integer labels 0 to {classes - 1}"
+            )
 
 
 def blocks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -80,42 +112,17 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
         yield start, array[start : start + rows]
 
 
-def described(array: Array) -> str:
+def described(array: Any) -> str:
     """For instance float32[100,64]."""
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
-def _check_finite(name: str, array: Array) -> None:
-    if array.dtype.kind in "biu":
-        return
-    if array.dtype.kind not in "fV" or array.dtype.fields is not None:  # V: bfloat16
-        raise gx.InputError(f"check_data: {name} is {described(array)}; need real numbers")
-    for start, block in blocks(array):
-        bad = ~np.isfinite(block)
-        if bad.any():
-            at = np.unravel_index(int(np.argmax(bad)), block.shape)
-            place = ", ".join(str(i) for i in (start + at[0], *at[1:]))
-            raise gx.InputError(
-                f"check_data: {name}[{place}] is {block[at]}; "
-                "every value must be finite: drop or fill such samples first"
-            )
-
-
-def _check_rows(y: Array, classes: int) -> None:
-    if y.shape[1] != classes:
-        raise gx.InputError(
-            f"check_data: y is {described(y)}; with classes={classes} need integer labels [n] "
-            f"or rows of probabilities [n, {classes}]"
-        )
-    for start, block in blocks(y):
-        sums = block.sum(axis=1, dtype=np.float64)
-        bad = (block < 0).any(axis=1) | (abs(sums - 1) > 1e-2 + classes * _epsilon(y))
-        if bad.any():
-            at = start + int(np.argmax(bad))
-            raise gx.InputError(
-                f"check_data: y[{at}] is no row of probabilities: "
-                f"need values of at least 0 with the sum 1, found the sum {sums[at - start]:.6g}"
-            )
+def shown(value: Any) -> str:
+    """A wrong argument in a message: of an array its dtype and shape, of others not too much."""
+    if isinstance(value, np.ndarray):
+        return described(value)
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _epsilon(array: Array) -> float:

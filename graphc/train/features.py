@@ -22,7 +22,7 @@ from graphc.nn.layers import Sequential
 from graphc.train.data import Batches
 from graphc.train.losses import Function
 from graphc.train.metrics import Metric
-from graphc.train.network import BATCH, Model, Network, below, declare, to_numpy
+from graphc.train.network import BATCH, Model, Network, applied, below, declare, to_numpy
 from graphc.train.source import Source
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def extractor(
     features, rest = _split(model, network)
     frozen = [n.name for n in below(features) if isinstance(n, gx.Param)]
     signature = replace(network.signature, x_shape=_row(features), x_dtype=features.dtype.name)
-    head = replace(declare(rest, loss, metrics, signature), params=network.params)
+    of = applied(rest, signature.x_shape, signature.x_dtype)
+    head = replace(declare(of, loss, metrics, signature), params=network.params)
     names = [n.rsplit(".", 1)[0] for n in network.params if n in frozen]
     layers = " to ".join(dict.fromkeys([names[0], names[-1]]))
     return Extractor(features, compiled(features), head, layers)

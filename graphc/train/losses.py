@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import graphc as gx
+from graphc.train.data_checks import shown
 
 Function = Callable[[gx.Node, gx.Node], gx.Node]
 
@@ -25,5 +26,5 @@ def as_loss(loss: str | Function) -> Function:
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
     raise gx.InputError(
-        f"loss={loss!r}: need {', '.join(LOSSES)}, or a function (prediction, target) -> node"
+        f"loss={shown(loss)}: need {', '.join(LOSSES)}, or a function (prediction, target) -> node"
     )

@@ -10,12 +10,14 @@ import numpy as np
 
 import graphc as gx
 from graphc.nn.layer import Layer
+from graphc.train.losses import Function
 from graphc.train.metrics import Metric
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import MaxNorm, Penalty, limited, penalty
 
 Model = Layer | Callable[[gx.Node], gx.Node]
 Params = dict[str, gx.Param]
+Shape = tuple[int, ...]
 BATCH = "batch"  # the size that stays a symbol: the last, smaller batch needs no compiler
 
 
@@ -23,17 +25,30 @@ BATCH = "batch"  # the size that stays a symbol: the last, smaller batch needs n
 class Signature:
     """Shape of one row and dtype, of x and of y."""
 
-    x_shape: tuple[int, ...]
+    x_shape: Shape
     x_dtype: str
-    y_shape: tuple[int, ...]
+    y_shape: Shape
     y_dtype: str
 
     @staticmethod
     def of(x: Any, y: Any, floats: str) -> Signature:
         """Of a batch: numbers become the model's `floats`, integer labels stay integers."""
+        return Signature(tuple(x.shape[1:]), floats, (), floats).against(y, floats)
+
+    def against(self, y: Any, floats: str) -> Signature:
+        """The same with the targets of another batch."""
         dtypes = {"i": "int64" if y.dtype.itemsize == 8 else "int32", "u": "int32", "b": "bool"}
         y_dtype = dtypes.get(y.dtype.kind, floats)
-        return Signature(tuple(x.shape[1:]), floats, tuple(y.shape[1:]), y_dtype)
+        return replace(self, y_shape=tuple(y.shape[1:]), y_dtype=y_dtype)
+
+    def check(self, other: Signature, name: str) -> None:
+        """InputError, naming the other data, unless their rows are such ones."""
+        check_row(name, "x", other.x_shape, self.x_shape)
+        check_row(name, "y", other.y_shape, self.y_shape)
+        if not self.takes(other):
+            raise gx.InputError(
+                f"{name}: y is {other.y_dtype}; that of the first batch is {self.y_dtype}"
+            )
 
     def takes(self, other: Signature) -> bool:
         """Whether a graph of this signature runs such data, too: integers of either width."""
@@ -41,15 +56,30 @@ class Signature:
         return self == (replace(other, y_dtype=self.y_dtype) if whole else other)
 
 
-@dataclass(frozen=True)
-class Network:
-    """The declared graph."""
+def check_row(name: str, what: str, have: Shape, need: Shape) -> None:
+    """InputError for data whose rows are of another shape than those before."""
+    if have != need:
+        raise gx.InputError(
+            f"{name}: rows of {what} have shape {have}; those that the model is trained on have "
+            f"{need}"
+        )
 
-    signature: Signature
+
+@dataclass(frozen=True)
+class Forward:
+    """The model applied to rows of one shape."""
+
     x: gx.Node
     prediction: gx.Node
-    outputs: dict[str, gx.Node]  # the loss and the metrics
     params: Params
+
+
+@dataclass(frozen=True)
+class Network(Forward):
+    """The declared graph: with the loss and the metrics against targets."""
+
+    signature: Signature
+    outputs: dict[str, gx.Node]  # the loss and the metrics
 
     @property
     def classes(self) -> int:
@@ -57,31 +87,92 @@ class Network:
         last = self.prediction.shape[-1] if self.prediction.ndim > 1 else 1
         return last if isinstance(last, int) else 1
 
+    def runs(self, of: Forward, signature: Signature) -> bool:
+        """Whether it is this model, for such data."""
+        return self.prediction is of.prediction and self.signature.takes(signature)
 
-def declare(
-    model: Model, loss: Callable[[gx.Node, gx.Node], gx.Node], metrics: Sequence[Metric],
-    signature: Signature,
-) -> Network:  # fmt: skip
-    """Build the graph for rows of this signature."""
-    x = gx.input("x", (BATCH, *signature.x_shape), signature.x_dtype)
-    y = gx.input("y", (BATCH, *signature.y_shape), signature.y_dtype)
-    prediction = model(x)
+
+def applied(model: Model, row: Shape, dtype: str) -> Forward:
+    """Build the graph of a model for rows of this shape."""
+    x = gx.input("x", (BATCH, *row), dtype)
+    try:
+        prediction = model(x)
+    except gx.ShapeError as error:
+        cures = {0: "x[None] makes a batch of a single row", 1: ""}
+        cure = cures.get(len(row), "nn.Flatten() as the first layer makes rows flat")
+        hint = f"; rows of x have shape {row}: {cure}" if cure else ""
+        raise gx.ShapeError(f"{error}{hint}") from error
     if not isinstance(prediction, gx.Node):
         raise gx.InputError(f"model: gave {type(prediction).__name__}, not a node")
-    outputs = {"loss": loss(prediction, y)}
+    return Forward(x, prediction, parameters_of(model, prediction))
+
+
+def declare(
+    of: Forward, loss: Function, metrics: Sequence[Metric], signature: Signature
+) -> Network:
+    """Add loss and metrics for data of this signature."""
+    y = gx.input("y", (BATCH, *signature.y_shape), signature.y_dtype)
+    outputs = {"loss": _against(y, of.prediction, loss)}
     if not isinstance(outputs["loss"], gx.Node) or outputs["loss"].ndim:
         raise gx.InputError(f"loss: need a scalar node, not {outputs['loss']!r}; try .mean()")
-    outputs.update({m.name: m.node(prediction, y) for m in metrics})
-    for node, what in ((x, "x"), (y, "the target")):
+    for metric in metrics:
+        outputs[metric.name] = _against(y, of.prediction, metric.node)
+        metric.check(outputs[metric.name])
+    for name, output in outputs.items():
+        _refuse_all_pairs(name, output, of.prediction, y)
+    for node, what in ((of.x, "x"), (y, "the target")):
         if not any(node is n for output in outputs.values() for n in below(output)):
             raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
-    return Network(signature, x, prediction, outputs, parameters_of(model, prediction))
+    return Network(of.x, of.prediction, of.params, signature, outputs)
+
+
+def _against(y: gx.Node, prediction: gx.Node, function: Function) -> gx.Node:
+    """What a loss or a metric makes; where it does not take such targets, with what to do."""
+    try:
+        return function(prediction, y)
+    except (gx.ShapeError, gx.DTypeError) as error:
+        cure = _cure(prediction, y)
+        hint = f"; in the data: {cure}" if cure else ""
+        raise type(error)(f"{error}{hint}") from error
+
+
+def _cure(prediction: gx.Node, y: gx.Node) -> str:
+    """How targets that do not fit would: those of another number of axes, one-hot integers."""
+    rows = "..." if max(prediction.ndim, y.ndim) > 2 else ":"
+    is_integer = y.dtype.name.startswith("int")
+    if prediction.shape == (*y.shape, 1):
+        return f"y[{rows}, None]"
+    if y.shape == (*prediction.shape, 1) or (is_integer and y.shape == (*prediction.shape[:-1], 1)):
+        return f"y[{rows}, 0]"
+    if is_integer and y.shape == prediction.shape:
+        return "y.argmax(-1) gives labels, y.astype('float32') rows of probabilities"
+    return ""
+
+
+def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Node) -> None:
+    """InputError where [n, 1] and [n] were broadcast to [n, n], each row against all others."""
+    if prediction.shape != (*y.shape, 1) and y.shape != (*prediction.shape, 1):
+        return
+    given = {*below(prediction), y}
+    for node in below(output):
+        if node not in given and node.shape.count(y.shape[0]) > 1:
+            raise gx.InputError(
+                f"{name}: {node!r} holds every prediction against every target, as "
+                f"{prediction!r} and {y!r} are broadcast; in the data: {_cure(prediction, y)}"
+            )
 
 
 def parameters_of(model: Model, prediction: gx.Node) -> Params:
-    """The parameters that the prediction is made of: in the model's order, or in the graph's."""
+    """The parameters that the prediction is made of: in the model's order, or in the graph's.
+    InputError for two of one name."""
     found = [n for n in below(prediction) if isinstance(n, gx.Param)]
     reached = {p.name: p for p in reversed(found)}
+    for p in found:
+        if reached[p.name] is not p:
+            raise gx.InputError(
+                f"model: two parameters are named {p.name!r}; give layers names, such as "
+                "nn.Dense(64, 10, name='head'), or put them into an nn.Sequential"
+            )
     if not isinstance(model, Layer):
         return reached
     own = {name: p for name, p in model.parameters().items() if reached.get(name) is p}

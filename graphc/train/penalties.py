@@ -55,8 +55,9 @@ class L2:
 
 @dataclass(frozen=True)
 class MaxNorm:
-    """After an update, the weights into one output, a column, are scaled to a norm of at most
-    `limit`. Srivastava et al. 2014, Dropout, section 5.1."""
+    """After an update, the weights into one output are scaled to a norm of at most `limit`: those
+    of one column, or of a weight of more axes, all at one index of its last axis. A bias is alone
+    in that: with on="*", |bias| <= limit. Srivastava et al. 2014, Dropout, section 5.1."""
 
     limit: float
     on: Patterns = None
@@ -66,7 +67,8 @@ class MaxNorm:
 
     def node(self, updated: gx.Node) -> gx.Node:
         """The new value of a parameter, limited."""
-        norm = gx.sqrt((updated * updated).sum(axis=0, keepdims=True))
+        into_one = tuple(range(updated.ndim - 1))
+        norm = gx.sqrt((updated * updated).sum(axis=into_one, keepdims=True))
         return updated * (self.limit / gx.maximum(norm, self.limit))
 
 

@@ -159,7 +159,7 @@ def _ranges(who: str, x: ArrayLike) -> tuple[Array, Array, Array]:
 
 
 def _numbers(who: str, x: ArrayLike) -> Array:
-    x = as_array(who, "x", x)
+    x = as_array(f"{who}: x", x)
     if x.dtype.kind not in "biufV" or x.dtype.fields is not None:  # V: bfloat16
         raise gx.InputError(f"{who}: x is {described(x)}; need real numbers")
     return x

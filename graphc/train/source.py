@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 import graphc as gx
+from graphc.train.data import Batches
+from graphc.train.data_checks import check_finite, check_rows, paired
 
 Batch = tuple[Any, Any]
+ROWS = 1024  # at a time, where nothing is trained
+NUMBERED = "; number the classes: classes, y = np.unique(y, return_inverse=True)"
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,28 @@ class Source:
         batch: Any = next(self.epoch(0), None)
         if batch is None:
             raise gx.InputError(f"{self.name}: there is no batch; the data set is empty")
-        for name, pair in self.pieces(batch):
+        for name, pair in self.raw(batch):
             if not isinstance(pair, Sequence) or len(pair) != 2:
                 raise gx.InputError(f"{self.name}: need pairs (x, y) of arrays")
-            check_pair(pair[0], pair[1], name)
+            x, y = pair
+            check_rows(name, x, y)
+            check_finite(f"{name}: x", x)
+            check_finite(f"{name}: y", y, NUMBERED)
         return batch[0], batch[1]
 
-    def pieces(self, first: Any) -> Iterator[tuple[str, Any]]:
-        """What can be seen of the data before training: the arrays that they come from, all batches
-        of a list, or else the first one. With names, for messages."""
+    def raw(self, first: Any) -> Iterator[tuple[str, Any]]:
+        """What can be seen of the data before training: the arrays that they come from, which may
+        be augmented later, or else the batches. With names, for messages."""
         x, y = getattr(self.batches, "x", None), getattr(self.batches, "y", None)
         whole = (x, y) if x is not None and y is not None else self.arrays
         if whole is not None:
             yield self.name, whole
-        elif isinstance(self.batches, list):
+        else:
+            yield from self.seen(first)
+
+    def seen(self, first: Any) -> Iterator[tuple[str, Any]]:
+        """The batches that can be seen before training: all of a list, or else the first one."""
+        if isinstance(self.batches, list) and self.arrays is None:
             yield from ((f"{self.name}[{i}]", pair) for i, pair in enumerate(self.batches))
         else:
             yield self.name, first
@@ -57,8 +67,7 @@ def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
     """Batches as they are; a tuple (x, y) of arrays as batches of `size` rows in their order, or as
     one batch of all."""
     if isinstance(batches, tuple) and len(batches) == 2:
-        x, y = (_array(a, f"{argument}: {name}") for a, name in zip(batches, "xy", strict=True))
-        check_rows(x, y, argument)
+        x, y = paired(argument, *batches)
         step = size or len(x)
         parts = [(x[i : i + step], y[i : i + step]) for i in range(0, len(x), step)]
         return Source(parts, argument, (x, y))
@@ -73,75 +82,16 @@ def as_source(batches: Any, argument: str, size: int | None = None) -> Source:
     return Source(batches, argument)
 
 
-def _array(values: Any, what: str) -> Any:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise gx.InputError(f"{what} is no array: {error}") from None
-
-
-def check_pair(x: Any, y: Any, argument: str) -> None:
-    """InputError for x and y without rows, of different lengths, or with what is no finite
-    number."""
-    check_rows(x, y, argument)
-    for name, array in (("x", x), ("y", y)):
-        check_finite(array, f"{argument}: {name}")
-
-
-def check_rows(x: Any, y: Any, argument: str) -> None:
-    """InputError for x and y without rows, or of different lengths."""
-    for name, array in (("x", x), ("y", y)):
-        if not getattr(array, "ndim", 0):
-            raise gx.InputError(f"{argument}: {name} has no rows; need an array [rows, ...]")
-    if len(x) != len(y):
-        raise gx.InputError(f"{argument}: sizes differ: x has {len(x)} rows, y {len(y)}")
-    if not len(x):
-        raise gx.InputError(f"{argument}: the data set is empty: x has shape {x.shape}")
-
-
-def check_finite(array: Any, what: str) -> None:
-    """InputError, saying where, for what is no number, NaN or infinite in a host array."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind in "biu":
-        return
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise gx.InputError(f"{what} has dtype {array.dtype}; need real numbers or bools")
-    for start in range(0, len(array), 65536):  # a memory map is looked at part by part
-        part = array[start : start + 65536]
-        if not np.isfinite(part).all():
-            at = [int(i) for i in np.argwhere(~np.isfinite(part))[0]]
-            value, at[0] = part[tuple(at)], at[0] + start
-            raise gx.InputError(f"{what} is {value} at {at}; need finite numbers")
-
-
-def check_labels(y: Any, classes: int, argument: str) -> None:
-    """InputError for integer labels outside of 0 .. classes - 1, and for rows of labels that are no
-    probabilities."""
-    if not isinstance(y, np.ndarray) or not y.size:
-        return
-    if y.dtype.kind in "iu":
-        least, most = int(y.min()), int(y.max())
-        if least < 0 or most >= classes:
-            wrong = least if least < 0 else most
+def held_out(batches: Any, argument: str) -> Source:
+    """Data to measure on: arrays in parts; InputError for batches that do not give every row as it
+    is."""
+    if isinstance(batches, Batches):
+        cure = "pass arrays (x, y), or train.Batches without it"
+        if batches.augment:
             raise gx.InputError(
-                f"{argument}: label {wrong} is out of range; the model has {classes} outputs: need "
-                f"labels 0 to {classes - 1}"
+                f"{argument}: augment={list(batches.augment)} changes the rows that are to be "
+                f"measured; {cure}"
             )
-    elif y.dtype.kind == "f" and y.ndim > 1:
-        check_shares(y, argument)
-        sums = y.sum(axis=-1, dtype=np.float64).ravel()
-        off = abs(sums - 1) > 1e-2 + classes * float(np.finfo(y.dtype).eps)
-        if off.any():
-            raise gx.InputError(
-                f"{argument}: y has a row with the sum {sums[off][0]:.6g}; need rows of {classes} "
-                f"probabilities with the sum 1, or integer labels 0 to {classes - 1}"
-            )
-
-
-def check_shares(y: Any, argument: str) -> None:
-    """InputError for targets outside of [0, 1]."""
-    if not isinstance(y, np.ndarray) or not y.size or y.dtype.kind not in "iuf":
-        return
-    low, high = float(y.min()), float(y.max())
-    if low < 0 or high > 1:
-        wrong = low if low < 0 else high
-        raise gx.InputError(f"{argument}: y holds {wrong:g}, out of range; need values 0 to 1")
+        if len(batches) * batches.size < batches.samples:
+            raise gx.InputError(f"{argument}: drop_last leaves out rows; all count: {cure}")
+    return as_source(batches, argument, ROWS)

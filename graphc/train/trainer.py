@@ -12,6 +12,8 @@ import graphc as gx
 from graphc.nn.layer import Layer
 from graphc.train.callbacks import Callback
 from graphc.train.checkpoints import restore_run, save_run
+from graphc.train.data import Batches
+from graphc.train.data_checks import as_array, check_range, check_shares, shown
 from graphc.train.features import (
     LIMIT_NBYTES,
     Cached,
@@ -26,20 +28,23 @@ from graphc.train.loop import Loop, Run
 from graphc.train.losses import Function, as_loss
 from graphc.train.metrics import Metric, as_metrics
 from graphc.train.network import (
-    BATCH,
+    Forward,
     Model,
     Network,
+    Shape,
     Signature,
+    applied,
+    check_row,
     declare,
     to_numpy,
     training_graph,
 )
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty, penalty
-from graphc.train.source import Source, as_source, check_labels, check_shares
+from graphc.train.source import ROWS, Source, as_source, held_out
 from graphc.train.totals import Totals, fetch
 
-ROWS = 1024  # at a time, where nothing is trained
+Key = tuple[Any, ...]  # a name, and what else tells one thing of that name from another
 
 
 class Trainer:
@@ -74,18 +79,21 @@ class Trainer:
         cache_features: bool | int = False,
     ) -> None:
         if not callable(model) or isinstance(model, type):
-            raise gx.InputError(f"model={model!r}: need a layer, or a function of a node")
+            raise gx.InputError(f"model={shown(model)}: need a layer, or a function of a node")
         if not isinstance(optimizer, Optimizer):
-            raise gx.InputError(f"optimizer={optimizer!r}: need train.SGD(0.1), train.Adam(), ...")
+            raise gx.InputError(
+                f"optimizer={shown(optimizer)}: need train.SGD(0.1), train.Adam(), ..."
+            )
         _check_all("penalties", penalties, (L1, L2))
         _check_all("limits", limits, (MaxNorm,))
+        _check_backend(backend)
         if not isinstance(cache_features, int) or cache_features < 0:
             raise gx.InputError(
-                f"cache_features={cache_features!r}: need True, False, or a limit in bytes"
+                f"cache_features={shown(cache_features)}: need True, False, or a limit in bytes"
             )
         self.model, self.optimizer, self.seed = model, optimizer, seed
         self.loss_name, self._loss = loss, as_loss(loss)
-        self.metrics = as_metrics(metrics)
+        self.metrics = as_metrics(metrics, self._loss)
         self._penalties, self._limits = tuple(penalties), tuple(limits)
         self._options: dict[str, Any] = {
             "backend": backend,
@@ -100,7 +108,19 @@ class Trainer:
         self.feature_note = ""  # whether the last fit cached features, and what came of it
         self._network: Network | None = None
         self._built_of: list[Any] = []
-        self._programs: dict[str, tuple[list[Any], Any]] = {}  # what it is made of, executable
+        self._forwards: dict[Shape, Forward] = {}  # by the shape of a row
+        self._networks: list[Network] = []  # of these, for the targets seen so far
+        self._programs: dict[Key, tuple[list[Any], Any]] = {}  # what it is made of, executable
+
+    def __repr__(self) -> str:
+        model, loss = (
+            repr(what) if isinstance(what, Layer | str) else getattr(what, "__name__", repr(what))
+            for what in (self.model, self.loss_name)
+        )
+        return (
+            f"Trainer({model}, {loss}, {type(self.optimizer).__name__}; "
+            f"step {self.step}, epoch {self.epoch})"
+        )
 
     # -- running
 
@@ -114,50 +134,70 @@ class Trainer:
     ) -> History:
         """Train for `epochs` more epochs; returns the history of all epochs so far.
 
-        `batches`: `train.Batches`, arrays (x, y) as one batch, or an iterable of (x, y) with a
-        length. After `restore` of a checkpoint that was written within a fit, that fit goes on:
-        `epochs` counts those it had done. `progress`: a bar, where there is a terminal.
+        `batches`: `train.Batches`, or an iterable of (x, y) with a length; arrays (x, y) are ONE
+        batch of everything, a step per epoch. `validation`: the same, of which all rows count as
+        they are; its targets may be of another kind, integer labels where training has rows of
+        probabilities. After `restore` of a checkpoint that was written within a fit, that fit goes
+        on: `epochs` counts those it had done. `progress`: a bar, where there is a terminal.
 
         Raises InputError for unfit data before anything is trained, NonFiniteError where the loss
         or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
         KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-            raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
+            is_y = isinstance(epochs, list | np.ndarray)
+            cure = "; pass fit((x, y), epochs) or fit(train.Batches(x, y, size), epochs)"
+            raise gx.InputError(
+                f"epochs={shown(epochs)}: need an int of 1 or more{cure if is_y else ''}"
+            )
         _check_all("callbacks", callbacks, (Callback,))
         source = as_source(batches, "batches")
-        self._declare_for(source)
-        held_out = None
+        network = self._network = self._network_for(source)
+        measured = None
         if validation is not None:
-            held_out = as_source(validation, "validation", ROWS)
-            self._check_fits(held_out, held_out.first())
-        network = self.network
-        cached = self._cached(source, held_out, progress) if self._cache_nbytes else None
+            measured = held_out(validation, "validation")
+            found = self._network_for(measured)
+            check_row("validation", "x", found.signature.x_shape, network.signature.x_shape)
+        cached = self._cached(source, measured, progress) if self._cache_nbytes else None
         if cached is not None:
-            network, source, held_out = cached.network, cached.source, cached.held_out
-        return Loop(self, network, source, epochs, held_out, callbacks, progress).go()
+            network, source, measured = cached.network, cached.source, cached.held_out
+        return Loop(self, network, source, epochs, measured, callbacks, progress).go()
 
     def predict(self, x: Any) -> np.ndarray:
-        """The model's outputs for rows of x, dropout off."""
-        rows = np.asarray(x)
+        """The model's outputs for rows of x, an array [rows, ...], dropout off."""
+        if isinstance(x, Batches):
+            raise gx.InputError("x is train.Batches: need an array; predict(batches.x)")
+        rows = as_array("x", x)
         if not rows.ndim or not len(rows):
             raise gx.InputError(f"x has shape {rows.shape}: need an array [rows, ...] with rows")
-        program = self._predictor(rows)
+        if rows.shape in self._forwards:
+            raise gx.InputError(
+                f"x has shape {rows.shape}, that of a single row; predict(x[None]) takes it as one"
+            )
+        of = self._applied(rows.shape[1:])
+        program = self._keep(
+            ("predict", rows.shape[1:]),
+            [of.prediction],
+            lambda: self.compiled("predict", of.prediction),
+        )
         parts = [to_numpy(program(x=rows[i : i + ROWS])) for i in range(0, len(rows), ROWS)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def evaluate(self, x: Any, y: Any = None) -> dict[str, Any]:
         """The loss and the metrics over rows (x, y), or over batches, dropout off and nothing
-        changed."""
-        source = as_source(x if y is None else (x, y), "data", ROWS)
-        self._declare_for(source)
-        return self.totals_of(source).row(self.metrics)
+        changed. Targets may be of another kind than those of training, as in `fit`."""
+        source = held_out(x if y is None else (x, y), "data")
+        network = self._network_for(source)
+        if self._network is None or not self._is_current(self._network):
+            self._network = network
+        return self.totals_of(source, network).row(self.metrics)
 
-    def totals_of(self, source: Any, network: Network | None = None) -> Totals:
-        """The results of each batch, nothing changed."""
-        program, totals = self.program("evaluate", network), Totals()
+    def totals_of(self, source: Source, network: Network) -> Totals:
+        """The results of each batch, nothing changed; the network is one for such rows of x."""
+        totals, floats = Totals(), self.floats()
         for x, y in source.epoch(0):
-            totals.add(fetch([program(x=x, y=y)]), [len(x)])
+            of = self._network_of(network, network.signature.against(y, floats))
+            totals.add(fetch([self.program("evaluate", of)(x=x, y=y)]), [len(x)])
         return totals
 
     # -- saving
@@ -188,7 +228,8 @@ class Trainer:
 
     @property
     def network(self) -> Network:
-        """The declared graph; CompileError before there are data."""
+        """The declared graph of the last fit, or, where there was none, of the data that were
+        evaluated; CompileError before there are data."""
         if self._network is None:
             raise gx.CompileError("the trainer has seen no data yet: call fit or evaluate")
         return self._network
@@ -207,24 +248,16 @@ class Trainer:
         self._programs.clear()
 
     def declare(self, signature: Signature) -> Network:
-        """The graph for data of this signature, made anew if the model is another than before."""
-        made_of = self._made_of()
-        known = self._network
-        if (
-            known is None
-            or not known.signature.takes(signature)
-            or not _same(made_of, self._built_of)
-        ):
-            with gx.MadeAt(self._site):
-                self._network = declare(self.model, self._loss, self.metrics, signature)
-            self._built_of = made_of
-        return self.network
+        """The graph for data of this signature, from now on that of the trainer; made anew if the
+        model is another than before."""
+        self._network = self._network_of(self._applied(signature.x_shape), signature)
+        return self._network
 
     def program(self, name: str, network: Network | None = None) -> Any:
         """The executable "train", "check" (the same, stopping at what is not finite) or "evaluate",
         compiled when it is first asked for. `network`: another one than that of the trainer."""
         of = network or self.network
-        key = name if of is self.network else f"{name} on features"
+        key = (name, of.signature, self._is_current(of))
         if name == "evaluate":
             return self._keep(key, [of], lambda: self.compiled(name, of.outputs))
         made_of = [of, self.optimizer, *self._frozen()]
@@ -243,7 +276,7 @@ class Trainer:
     def _frozen(self) -> list[bool]:
         return [not p.trainable for p in self.network.params.values()]
 
-    def _cached(self, source: Source, held_out: Source | None, tell: bool) -> Cached | None:
+    def _cached(self, source: Source, measured: Source | None, tell: bool) -> Cached | None:
         """Features in the place of the data, or None; in either case it is said why."""
         network = self.network
 
@@ -254,8 +287,8 @@ class Trainer:
             )  # fmt: skip
 
         try:
-            found = self._keep("features", [network, *self._frozen()], make)
-            cached = cache(found, source, held_out, self._cache_nbytes)
+            found = self._keep(("features",), [network, *self._frozen()], make)
+            cached = cache(found, source, measured, self._cache_nbytes)
             self.feature_note = cached.note
             if tell:
                 self.feature_note += f"; {speed_up(self, cached, source)}"
@@ -265,14 +298,44 @@ class Trainer:
             print(self.feature_note)  # noqa: T201 -- cache_features=True asks for it
         return cached
 
-    def _predictor(self, rows: np.ndarray) -> Any:
-        """The program for predictions, which needs no targets and so has a graph of its own."""
+    def _applied(self, row: Shape, name: str = "data") -> Forward:
+        """The model on rows of this shape. It is called once for each shape, so that a function
+        that makes parameters makes them once; of another shape it must take the same ones."""
+        made_of = self._made_of()
+        if not _same(made_of, self._built_of):
+            self._forwards, self._networks, self._programs = {}, [], {}
+            self._built_of = made_of
+        if row not in self._forwards:
+            try:
+                with gx.MadeAt(self._site):
+                    made = applied(self.model, row, self.floats())
+            except gx.ShapeError:
+                for known in self._forwards:
+                    check_row(name, "x", row, known)
+                raise
+            for known in self._forwards.values():
+                if not _same([*made.params.values()], [*known.params.values()]):
+                    raise gx.InputError(
+                        f"model: for rows of another shape, {row}, it makes parameters anew; make "
+                        "them outside of the function, or write an nn.Layer"
+                    )
+            self._forwards[row] = made
+        return self._forwards[row]
 
-        def make() -> Any:
-            x = gx.input("x", (BATCH, *rows.shape[1:]), self.floats())
-            return self.compiled("predict", self.model(x))
+    def _network_of(self, of: Forward, signature: Signature) -> Network:
+        """The network that runs data of this signature; evaluation may have another one than
+        training, of the same parameters."""
+        for known in (of, *self._networks):
+            if isinstance(known, Network) and known.runs(of, signature):
+                return known
+        with gx.MadeAt(self._site):
+            made = declare(of, self._loss, self.metrics, signature)
+        self._networks.append(made)
+        return made
 
-        return self._keep(f"predict {rows.shape[1:]}", self._made_of(), make)
+    def _is_current(self, of: Forward) -> bool:
+        """Whether it is of the model on data, not on cached features, or of the model before."""
+        return any(of.prediction is f.prediction for f in self._forwards.values())
 
     def compiled(
         self, name: str, outputs: Any, updates: Any = None, training: bool | None = None
@@ -283,12 +346,12 @@ class Trainer:
             seed=self.seed, **self._options,
         )  # fmt: skip
 
-    def _keep(self, name: str, made_of: list[Any], make: Callable[[], Any]) -> Any:
-        """The program of this name, made anew if it would be made of other things than before."""
-        known = self._programs.get(name)
+    def _keep(self, key: Key, made_of: list[Any], make: Callable[[], Any]) -> Any:
+        """The program of this key, made anew if it would be made of other things than before."""
+        known = self._programs.get(key)
         if known is None or not _same(known[0], made_of):
-            self._programs[name] = (made_of, make())
-        return self._programs[name][1]
+            self._programs[key] = (made_of, make())
+        return self._programs[key][1]
 
     def _made_of(self) -> list[Any]:
         return self.model.made_of() if isinstance(self.model, Layer) else [self.model]
@@ -301,38 +364,49 @@ class Trainer:
             return self._dtype or "float32"
         return next(d for d in ("float64", "float32", *sorted(dtypes)) if d in dtypes)
 
-    def _declare_for(self, source: Source) -> None:
-        """The graph for these data, which are looked at."""
-        first = source.first()
-        self.declare(Signature.of(*first, self.floats()))
-        self._check_fits(source, first)
+    def _network_for(self, source: Source) -> Network:
+        """The network for these data, which are looked at: InputError for rows of several shapes,
+        or that the model does not take, and for unfit targets."""
+        first, floats = source.first(), self.floats()
+        signature = Signature.of(*first, floats)
+        for name, (x, y) in source.seen(first):
+            signature.check(Signature.of(x, y, floats), name)
+        try:
+            network = self._network_of(self._applied(signature.x_shape, source.name), signature)
+        except (gx.ShapeError, gx.DTypeError) as error:
+            raise type(error)(f"{source.name}: {error}") from error
+        for name, (_, y) in source.raw(first):
+            self.check_targets(y, name, network)
+        return network
 
-    def _check_fits(self, source: Source, first: tuple[Any, Any]) -> None:
-        """InputError for rows of other shapes than the network takes, and for unfit targets."""
-        signature = self.network.signature
-        for name, (x, y) in source.pieces(first):
-            for what, have, need in (
-                ("x", x.shape[1:], signature.x_shape), ("y", y.shape[1:], signature.y_shape)
-            ):  # fmt: skip
-                if tuple(have) != need:
-                    raise gx.InputError(
-                        f"{name}: rows of {what} have shape {tuple(have)}; those that the model is "
-                        f"trained on have {need}"
-                    )
-            self.check_targets(y, name)
-
-    def check_targets(self, y: Any, name: str) -> None:
+    def check_targets(self, y: Any, name: str, network: Network | None = None) -> None:
         """InputError for targets that the loss is not made for."""
+        if not isinstance(y, np.ndarray):  # on a device
+            return
         if self._loss is gx.softmax_cross_entropy:
-            check_labels(y, self.network.classes, name)
+            classes = (network or self.network).classes
+            if y.dtype.kind in "iu":
+                check_range(name, y, classes)
+            elif y.ndim > 1:
+                check_shares(name, y, classes)
         elif self._loss in (gx.sigmoid_cross_entropy, gx.binary_cross_entropy):
-            check_shares(y, name)
+            check_shares(name, y)
 
 
 def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
     names = ", ".join(f"train.{k.__name__}" for k in kinds)
     if not isinstance(rules, Sequence) or not all(isinstance(r, kinds) for r in rules):
-        raise gx.InputError(f"{argument}={rules!r}: need a list of {names}")
+        raise gx.InputError(f"{argument}={shown(rules)}: need a list of {names}")
+
+
+def _check_backend(backend: Any) -> None:
+    """InputError for a name of no backend; whether it can run is seen where it is compiled for."""
+    known = ("auto", "emulator")
+    if backend not in known and str(backend).partition(":")[0] not in gx.devices():
+        raise gx.InputError(
+            f"backend={shown(backend)}: need auto, cuda, cuda:N (the GPU of a number), native, "
+            "numpy or emulator"
+        )
 
 
 def _same(have: list[Any], want: list[Any]) -> bool:
