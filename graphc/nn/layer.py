@@ -311,10 +311,6 @@ class Layer:
         return self._params[name]
 
     def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> list[str]:
-        if not patterns or not all(isinstance(p, str) for p in patterns):
-            raise gx.InputError(
-                f"patterns {patterns!r}: need some over names, such as 'layers.0*', or '*' for all"
-            )
         params = self.parameters()
         chosen = match(params, patterns)
         for name in chosen:
@@ -324,6 +320,14 @@ class Layer:
 
 def match(names: Any, patterns: Sequence[str]) -> list[str]:
     """The names that match any of the patterns, in their order; InputError if one matches none."""
+    if (
+        not isinstance(patterns, Sequence)
+        or not patterns
+        or not all(isinstance(p, str) for p in patterns)
+    ):
+        raise gx.InputError(
+            f"patterns {patterns!r}: need some over names, such as 'layers.0*', or '*' for all"
+        )
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise gx.InputError(
