@@ -86,6 +86,7 @@ class Layer:
         self._params: dict[str, gx.Param] = {}
         self._path, self._seed, self._seed_around = name, seed, 0
         self._around: ref[Layer] | None = None  # weak: no circle keeps the values of old models
+        self._is_named = True  # the layers below, where it is the outermost one
         self._in_use = False  # whether it or a layer below it gave a parameter
         self._output = ""  # the shape of what it gave last
         self._site = gx.user_site()
@@ -214,7 +215,11 @@ class Layer:
             copied: dict[int, Any] = {}  # a layer that comes twice is copied once
             mine = [copy.deepcopy(p, copied) if self._is_of_another(p) else p for p in parts]
             object.__setattr__(self, name, tuple(mine) if isinstance(held, tuple) else mine[0])
-            self._outermost()._place()
+            outermost = self._outermost()
+            for part in mine:
+                if isinstance(part, Layer) and part._outermost() is not outermost:
+                    part._around = ref(self)
+            outermost._is_named = False
         else:
             object.__setattr__(self, name, held)
 
@@ -274,6 +279,7 @@ class Layer:
 
     def _place(self) -> None:
         """Name all that is below, where this layer is part of no other."""
+        self._is_named = True
         for path, layer, around in self._walk():
             if around is not None:
                 layer._around, layer._seed_around = ref(around), around._seed_here
@@ -299,8 +305,11 @@ class Layer:
             outermost._place()
 
     def _param(self, name: str) -> gx.Param:
-        for layer in (self, *self._chain()):
+        around = [self, *self._chain()]
+        for layer in around:
             layer._in_use = True
+        if not around[-1]._is_named:
+            around[-1]._place()
         if name not in self._params:
             full, what = _join(self._path, name), self._declared[name]
             seed = (self._seed_here, *full.encode())
