@@ -501,6 +501,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: nn.Dense(0, 3), "inputs=0: need an int of 1 or more"),
     (lambda: nn.Dense(3, 2.5), "outputs=2.5"),
     (lambda: nn.Dense(3, 2, "reluu"), "activation='reluu': need relu, leaky_relu"),
+    (lambda: nn.Dense(3, 2, nn.Activation), "need relu, leaky_relu"),
     (lambda: nn.Dense(3, 2, weight="he"), "weight='he': need zeros, ones"),
     (lambda: nn.Dropout(0.0), "keep=0.0: need a number, 0 < keep <= 1"),
     (lambda: nn.Dropout(1.5), "keep=1.5"),
