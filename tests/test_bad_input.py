@@ -238,6 +238,8 @@ SETTINGS: list[Case] = [
     (lambda: train.SGD(0.1, momentum=1), "momentum=1: need a number, 0 <= momentum < 1"),
     (lambda: train.SGD(0.1, factors=["head"]), "factors=['head']: need a dict of patterns"),
     (fit(X, Y, optimizer=train.SGD(0.1, factors={"head*": 1})), "factors: pattern 'head*' matches"),
+    (fit(X, Y, optimizer=train.AdamW(on=5)), "patterns 5: need some over names, such as 'layers.0"),
+    (fit(X, Y, penalties=[train.L2(0.1, on="")]), "pattern '' matches no parameter; there are"),
     (lambda: trainer(cache_features="yes"), "cache_features='yes': need True, False, or a limit"),
     (lambda: trainer(cache_features=-1), "cache_features=-1: need True, False, or a limit"),
     (lambda: nn.Dense("4", 3), "inputs='4': need an int of 1 or more"),

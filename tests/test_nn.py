@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def spread(shape: tuple[int, ...], name: str) -> float:
 
 @pytest.mark.parametrize("name", ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal",
                                   "lecun_normal"])  # fmt: skip
-@pytest.mark.parametrize("shape", [(300, 200), (3, 3, 40, 60)])
+@pytest.mark.parametrize("shape", [(300, 200), (9, 40, 60)])
 def test_spread_of_initial_values(name: str, shape: tuple[int, ...]) -> None:
     drawn = nn.init.INITIALISERS[name](shape, seed=3)
     wanted = spread(shape, name)
@@ -62,6 +63,20 @@ def test_orthogonal(shape: tuple[int, ...]) -> None:
     flat = nn.init.orthogonal(shape, gain=2.0, seed=1, dtype="float64").reshape(-1, shape[-1])
     small = flat.T @ flat if flat.shape[0] >= flat.shape[1] else flat @ flat.T
     np.testing.assert_allclose(small, 4 * np.eye(len(small)), atol=1e-12)
+
+
+def test_orthogonal_is_uniform() -> None:
+    """Without the signs of R, LAPACK's Q begins with a number below 0."""
+    first = [nn.init.orthogonal((3, 3), seed=s)[0, 0] for s in range(100)]
+    assert abs(np.mean(np.sign(first))) < 0.3
+    assert abs(np.mean(np.square(first)) - 1 / 3) < 0.1
+
+
+def test_an_initialiser_with_settings() -> None:
+    layer = nn.Dense(40, 30, weight=nn.init.normal(mean=5, std=2), bias=nn.init.constant(value=3))
+    seed = (0, *b"weight")
+    assert np.array_equal(layer.weight.value, nn.init.normal((40, 30), 5, 2, seed=seed))
+    assert np.array_equal(layer.bias.value, np.full(30, 3))
 
 
 def test_simple_initialisers() -> None:
@@ -107,7 +122,8 @@ def test_dense() -> None:
     w, b = layer.weight.value, layer.bias.value
     np.testing.assert_allclose(apply(layer, X), np.tanh(X @ w + b), rtol=1e-5, atol=1e-6)
     bare = nn.Dense(4, 3, bias=None)
-    assert list(bare.parameters()) == ["weight"]
+    for bias, names in ((None, ["weight"]), (False, ["weight"]), (True, ["weight", "bias"])):
+        assert list(nn.Dense(4, 3, bias=bias).parameters()) == names
     np.testing.assert_allclose(apply(bare, X), X @ bare.weight.value, rtol=1e-5, atol=1e-6)
 
 
@@ -221,7 +237,7 @@ def test_a_layer_of_ones_own() -> None:
 def test_a_layer_used_twice_has_one_parameter() -> None:
     tied = nn.Dense(4, 4, "tanh")
     model = nn.Sequential(tied, tied)
-    assert list(model.parameters()) == ["layers.1.weight", "layers.1.bias"]
+    assert list(model.parameters()) == ["layers.0.weight", "layers.0.bias"]
     w, b = tied.weight.value, tied.bias.value
     wanted = np.tanh(np.tanh(X @ w + b) @ w + b)
     np.testing.assert_allclose(apply(model, X), wanted, rtol=1e-5, atol=1e-6)
@@ -236,6 +252,79 @@ def test_values_move_into_a_larger_model() -> None:
     assert np.array_equal(moved.value, np.full((4, 4), 0.5))
     assert not moved.trainable
     gx.compile(whole(gx.input("x", ("batch", 4))), backend="numpy")  # all names differ
+
+
+def test_layers_of_a_model_with_values_are_copied_into_another() -> None:
+    """Values and what is frozen come along; the model they are from stays as it is."""
+    old = changed(small())
+    old.freeze("layers.0*")
+    before, kept = values(old), old.parameters()
+    new = nn.Sequential(*old.layers[1:], nn.Dense(4, 7))  # other names than in the old one
+    assert list(new.parameters()) == [
+        "layers.0.layers.0.scale", "layers.0.layers.0.shift", "layers.0.layers.1.weight",
+        "layers.0.layers.1.bias", "layers.1.weight", "layers.1.bias", "layers.2.weight",
+        "layers.2.bias",
+    ]  # fmt: skip
+    assert np.array_equal(new.layers[1].weight.value, before["layers.2.weight"])
+    again = nn.Sequential(*old[:-1], nn.Dense(4, 7))
+    assert [n for n, p in again.parameters().items() if not p.trainable] == [
+        "layers.0.weight", "layers.0.bias",
+    ]  # fmt: skip
+    changed(new), changed(again)
+    assert all(old.parameters()[n] is p for n, p in kept.items())
+    assert all(np.array_equal(v, before[n]) for n, v in values(old).items())
+
+
+def test_a_deep_copy_is_a_model_of_its_own() -> None:
+    old = changed(small())
+    new = copy.deepcopy(old)
+    assert all(np.array_equal(v, values(old)[n]) for n, v in values(new).items())
+    before = apply(old, X)
+    changed(new)
+    assert np.array_equal(apply(old, X), before)
+    assert not np.array_equal(apply(new, X), before)
+
+
+def test_a_layer_that_another_model_took_is_told() -> None:
+    """Neither model has values yet: the later one has the layers, the earlier one says so."""
+    old = small()
+    new = nn.Sequential(*old.layers[1:])
+    assert next(iter(new.parameters())) == "layers.0.layers.0.scale"
+    for use in (old.parameters, old.summary, lambda: old.save("never"), old.made_of):
+        with pytest.raises(gx.InputError, match=r"layers\.1, Residual.* part of another model"):
+            use()
+    other = small()
+    nn.Sequential(*other.layers[1:])  # is gone at once
+    assert list(other.parameters()) == list(small().parameters())
+
+
+def test_a_layer_shared_by_blocks_stays_shared() -> None:
+    tied = nn.Dense(4, 4, "tanh")
+    tied.weight.value = np.eye(4)
+    model = nn.Sequential(nn.Residual(tied), nn.Residual(nn.Flatten(), tied))
+    assert list(model.parameters()) == ["layers.0.layers.0.weight", "layers.0.layers.0.bias"]
+    new = nn.Sequential(nn.Flatten(), *model.layers)
+    assert list(new.parameters()) == ["layers.1.layers.0.weight", "layers.1.layers.0.bias"]
+    assert new[1][0] is new[2][1]
+    assert new[1][0] is not tied
+    assert np.array_equal(apply(new, X), apply(model, X))
+
+
+def test_summary_and_places() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Residual(nn.Dense(4, 4, "relu")), nn.Dense(4, 2))
+    model.freeze("layers.2.bias")
+    assert "[" not in model.summary()
+    apply(model, X)
+    assert [line.split() for line in model.summary().splitlines()] == [
+        ["path", "layer", "output", "parameters", "frozen"],
+        ["layers.0", "Flatten()", "[batch,", "4]", "0", "0"],
+        ["layers.1.layers.0", "Dense(4,", "4,", "relu)", "[batch,", "4]", "20", "0"],
+        ["layers.2", "Dense(4,", "2)", "[batch,", "2]", "10", "2"],
+        ["sum", "[batch,", "2]", "30", "2"],
+    ]
+    assert len(model) == 3
+    assert model[-1] is model.layers[2]
+    assert model[:2] == tuple(model)[:2]
 
 
 def test_replace_last() -> None:
@@ -314,6 +403,29 @@ def test_a_file_of_another_program_loads(tmp_path: Path) -> None:
         layer.load(tmp_path / "c.safetensors")
 
 
+def test_a_tensor_of_a_foreign_dtype_is_unexpected(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path, layer = tmp_path / "a.safetensors", nn.Dense(2, 1)
+    save_file({**values(layer), "mask": np.ones(4, "uint8")}, path)
+    data = path.read_bytes()
+    for dtype in (b'"U8"', b'"F8_E4M3"'):  # NumPy has no such floats
+        size = int.from_bytes(data[:8], "little")
+        header = data[8 : 8 + size].rstrip().replace(b'"U8"', dtype)
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+        with pytest.raises(gx.CheckpointError, match="unexpected: mask"):
+            layer.load(path)
+        assert layer.load(path, strict=False).unexpected == ("mask",)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path, strict: bool) -> None:
+    path = tmp_path / "a.safetensors"
+    small().save(path)
+    with pytest.raises(gx.CheckpointError, match=r"matched: none.*nothing of it does"):
+        nn.Dense(4, 4).load(path, strict=strict)
+
+
 def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
@@ -389,6 +501,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: nn.Dense(0, 3), "inputs=0: need an int of 1 or more"),
     (lambda: nn.Dense(3, 2.5), "outputs=2.5"),
     (lambda: nn.Dense(3, 2, "reluu"), "activation='reluu': need relu, leaky_relu"),
+    (lambda: nn.Dense(3, 2, nn.Activation), "need relu, leaky_relu"),
     (lambda: nn.Dense(3, 2, weight="he"), "weight='he': need zeros, ones"),
     (lambda: nn.Dropout(0.0), "keep=0.0: need a number, 0 < keep <= 1"),
     (lambda: nn.Dropout(1.5), "keep=1.5"),
@@ -404,6 +517,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: nn.init.he_normal((3, 0)), "shape"),
     (lambda: nn.init.he_normal((3, 2), seed=-1), "seed -1"),
     (lambda: nn.init.orthogonal((3,)), "needs two axes"),
+    (lambda: nn.init.normal(sdt=1), "normal(shape, mean, std, seed, dtype): got an unexpected"),
+    (lambda: nn.init.normal(seed=1), "normal without a shape: seed and dtype come from the layer"),
+    (lambda: nn.Dense(3, 2, weight=np.ones((3, 2))), "values that are known are set with .value"),
+    (lambda: nn.Dense(3, 2, bias=0.1), "bias=0.1: need zeros, ones, constant"),
+    (lambda: nn.Dense(3, 2, weight=lambda s: s), "or a function (shape, *, seed, dtype) -> array"),
+    (lambda: nn.LayerNorm(3, epsilon="a"), "epsilon='a': need a number above 0"),
+    (lambda: setattr(nn.Sequential(), "more", [[nn.Flatten()]]), "more: layers in a dict or in a"),
+    (lambda: setattr(nn.Sequential(), "more", {"a": nn.Flatten()}), "more: layers in a dict"),
 ]  # fmt: skip
 
 
@@ -417,6 +538,17 @@ def test_bad_input(make: Callable[[], Any], message: str) -> None:
 def test_bad_types_and_shapes() -> None:
     with pytest.raises(gx.DTypeError, match="int32"):
         nn.init.zeros(3, dtype="int32")
+    for dtype in ("int32", "float99", "bool"):
+        with pytest.raises(gx.DTypeError, match=dtype):
+            nn.Dense(4, 3, dtype=dtype)
+    x = gx.input("x", ("batch", 64))
+    for layer, message in (
+        (nn.LayerNorm(1), r"LayerNorm\(1\) of <x .*64\]>: the last axis must have size 1"),
+        (nn.Sequential(nn.Dense(64, 1), nn.LayerNorm(64)), r"1\]>: the last axis .* size 64"),
+        (nn.Residual(nn.Dense(64, 1)), r"Residual: <x .*64\]> and .*, 1\]>, differ"),
+    ):
+        with pytest.raises(gx.ShapeError, match=message):
+            layer(x)
     with pytest.raises(gx.ShapeError, match=r"layers\.1\.weight"):
         nn.Sequential(nn.Dense(4, 3), nn.Dense(4, 3))(gx.input("x", ("batch", 4)))
     with pytest.raises(gx.ShapeError, match="Flatten"):

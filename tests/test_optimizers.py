@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,6 +147,29 @@ def test_adam_keeps_digits_in_its_first_step() -> None:
     step = gx.compile([], updates=train.Adam(1.0).updates({p: gx.const(np.ones(3, "float32"))}))
     step()
     np.testing.assert_allclose(p.value, -1.0, rtol=3e-7)
+
+
+@pytest.mark.parametrize("looked_at", ["never", "before it is frozen", "while it is not frozen"])
+def test_adam_counts_the_steps_of_a_parameter_from_its_first(looked_at: str) -> None:
+    """A graph of its updates that never ran, such as that of a gradient_report, is no step."""
+    early, late = gx.param("early", np.zeros(2)), gx.param("late", np.zeros(2))
+    optimizer = train.Adam(0.1)
+
+    def updates(*params: gx.Param) -> Any:
+        return optimizer.updates({p: gx.const(np.array([1.0, -2.0])) for p in params})
+
+    if looked_at == "before it is frozen":
+        updates(early, late)
+    step = gx.compile([], updates=updates(early), backend="numpy")
+    step()
+    if looked_at == "while it is not frozen":
+        updates(early, late)
+    for _ in range(20):
+        step()
+    step = gx.compile([], updates=updates(early, late), backend="numpy")
+    for t in range(1, 4):
+        step()
+        np.testing.assert_allclose(late.value, [-0.1 * t, 0.1 * t], rtol=1e-6)
 
 
 TORCH: dict[str, Callable[[Any, Any], Any]] = {
@@ -292,6 +316,30 @@ def test_gradients_of_zero_are_not_clipped_to_nan() -> None:
         np.testing.assert_array_equal(p.value, START[name])
 
 
+# -- settings
+
+
+class Mine(train.SGD):
+    """One of a user's own."""
+
+    def __init__(self, rate: float, scale: float = 2.0, **options: Any) -> None:
+        super().__init__(rate, **options)
+        self.scale = scale
+
+
+def test_settings_are_told() -> None:
+    names = list(inspect.signature(train.AdamW).parameters)
+    assert names[:3] == ["rate", "decay", "on"]
+    assert set(names[3:]) == {"clip_value", "clip_norm", "factors", "beta1", "beta2", "epsilon"}
+    assert repr(train.SGD(0.1, 0.9, clip_norm=2)) == (
+        "SGD(0.1, clip_norm=2.0, momentum=0.9, nesterov=False)"
+    )
+    mine = Mine(0.1, 3.0, momentum=0.5)
+    assert (mine.scale, mine.momentum, mine.schedule.rate(0)) == (3.0, 0.5, 0.1)
+    with pytest.raises(gx.InputError, match="Mine takes no 'mass'"):
+        Mine(0.1, mass=0.5)
+
+
 # -- bad input
 
 BAD: list[tuple[Callable[[], Any], str]] = [
@@ -301,6 +349,13 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: train.SGD("fast"), "rate='fast'"),
     (lambda: train.SGD(0.1, momentum=1.0), "momentum=1.0: need a number, 0 <= momentum < 1"),
     (lambda: train.SGD(0.1, nesterov=True), "nesterov=True: needs momentum > 0"),
+    (lambda: train.SGD(0.1, 0.9, nesterov="no"), "nesterov='no': need True or False"),
+    (lambda: train.SGD(0.1, factors={3: 1.0}), "factors={3: 1.0}: need a dict of patterns and"),
+    (lambda: train.Adam(lr=0.1), "Adam takes no 'lr'; it takes rate, clip_value, clip_norm, "),
+    (lambda: train.AdamW(weight_decay=0.1), "AdamW takes no 'weight_decay'; it takes rate, "),
+    (lambda: setattr(train.Adam(), "lr", 1), "Adam.lr: there is no such setting; there are rate"),
+    (lambda: setattr(train.Adam(), "beta1", 0.5), "Adam.beta1 is fixed: make another optimizer"),
+    (lambda: setattr(train.Adam(), "rate", 0), "rate=0: need a number > 0"),
     (lambda: train.SGD(0.1, clip_norm=0), "clip_norm=0"),
     (lambda: train.SGD(0.1, clip_value=-1), "clip_value=-1"),
     (lambda: train.SGD(0.1, factors={"a": -1}), "factors['a']=-1: need a number >= 0"),

@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, tuple[Function, str]] = {
 
 def as_activation(activation: str | Function) -> Function:
     """The function of this name, or the function itself; InputError for anything else."""
-    if callable(activation):
+    if callable(activation) and not isinstance(activation, type):
         return activation
     if isinstance(activation, str) and activation in ACTIVATIONS:
         return ACTIVATIONS[activation][0]

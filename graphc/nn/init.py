@@ -1,6 +1,7 @@
 """Initial values of parameters: plain functions from a shape and a seed to an array.
 
-    init.he_normal((64, 128), seed=0)      float32[64, 128], the same in every run
+    init.he_normal((64, 128), seed=0)               float32[64, 128], the same in every run
+    nn.Dense(64, 128, weight=init.normal(std=0.1))  without a shape: an initialiser, for a layer
 
 A weight is [inputs, outputs], as in x @ w: its fan-in is the number of inputs that one output adds
 up, its fan-out the number of outputs. Axes before these two multiply both, as those of a kernel do.
@@ -8,8 +9,10 @@ up, its fan-out the number of outputs. Axes before these two multiply both, as t
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -21,39 +24,66 @@ Seed = int | Sequence[int]
 Initialiser = Callable[..., np.ndarray]  # (shape, *, seed, dtype) -> array
 
 
+def _or_later(function: Initialiser) -> Callable[..., Any]:
+    """The function; called without a shape, an initialiser with the settings that were given."""
+
+    @wraps(function)
+    def found(*shape: Any, **settings: Any) -> Any:
+        if shape or "shape" in settings:
+            return function(*shape, **settings)
+        try:
+            inspect.signature(function).bind((), **settings)
+        except TypeError as error:
+            names = ", ".join(inspect.signature(function).parameters)
+            raise gx.InputError(f"{function.__name__}({names}): {error}") from None
+        if {"seed", "dtype"} & set(settings):
+            raise gx.InputError(
+                f"{function.__name__} without a shape: seed and dtype come from the layer"
+            )
+        return partial(found, **settings)
+
+    return found
+
+
+@_or_later
 def zeros(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """All 0: the usual start of a bias. `seed` is there because every initialiser takes one."""
     return constant(shape, 0.0, seed=seed, dtype=dtype)
 
 
+@_or_later
 def ones(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """All 1: the usual start of a scale."""
     return constant(shape, 1.0, seed=seed, dtype=dtype)
 
 
+@_or_later
 def constant(
     shape: Shape, value: float = 0.0, *, seed: Seed = 0, dtype: Any = "float32"
 ) -> np.ndarray:
     """All `value`."""
     _generator(seed)
-    return np.full(_sizes(shape), value, _dtype(dtype))
+    return np.full(_sizes(shape), value, as_dtype(dtype))
 
 
+@_or_later
 def normal(
     shape: Shape, mean: float = 0.0, std: float = 0.01, *, seed: Seed = 0, dtype: Any = "float32"
 ) -> np.ndarray:
     """Draws from the normal distribution N(mean, std^2)."""
     drawn = _generator(seed).standard_normal(_sizes(shape))
-    return (drawn * std + mean).astype(_dtype(dtype))
+    return (drawn * std + mean).astype(as_dtype(dtype))
 
 
+@_or_later
 def uniform(
     shape: Shape, low: float = -0.05, high: float = 0.05, *, seed: Seed = 0, dtype: Any = "float32"
 ) -> np.ndarray:
     """Draws from the uniform distribution U[low, high)."""
-    return _generator(seed).uniform(low, high, _sizes(shape)).astype(_dtype(dtype))
+    return _generator(seed).uniform(low, high, _sizes(shape)).astype(as_dtype(dtype))
 
 
+@_or_later
 def glorot_uniform(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """U[-a, a) with a = sqrt(6 / (fan_in + fan_out)), for tanh, sigmoid and no activation.
 
@@ -65,12 +95,14 @@ def glorot_uniform(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> n
     return uniform(shape, -limit, limit, seed=seed, dtype=dtype)
 
 
+@_or_later
 def glorot_normal(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """N(0, 2 / (fan_in + fan_out)). Glorot and Bengio 2010, eq. 12."""
     fan_in, fan_out = _fans(shape)
     return normal(shape, std=math.sqrt(2 / (fan_in + fan_out)), seed=seed, dtype=dtype)
 
 
+@_or_later
 def he_uniform(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """U[-a, a) with a = sqrt(6 / fan_in), whose variance is that of `he_normal`.
 
@@ -80,11 +112,13 @@ def he_uniform(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.nd
     return uniform(shape, -limit, limit, seed=seed, dtype=dtype)
 
 
+@_or_later
 def he_normal(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """N(0, 2 / fan_in), for relu and its like. He, Zhang, Ren and Sun 2015, eq. 10."""
     return normal(shape, std=math.sqrt(2 / _fans(shape)[0]), seed=seed, dtype=dtype)
 
 
+@_or_later
 def lecun_normal(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.ndarray:
     """N(0, 1 / fan_in), for selu.
 
@@ -94,6 +128,7 @@ def lecun_normal(shape: Shape, *, seed: Seed = 0, dtype: Any = "float32") -> np.
     return normal(shape, std=math.sqrt(1 / _fans(shape)[0]), seed=seed, dtype=dtype)
 
 
+@_or_later
 def orthogonal(
     shape: Shape, gain: float = 1.0, *, seed: Seed = 0, dtype: Any = "float32"
 ) -> np.ndarray:
@@ -111,7 +146,7 @@ def orthogonal(
     q, r = np.linalg.qr(drawn)
     q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
     q = q if rows >= columns else q.T
-    return (gain * q).reshape(sizes).astype(_dtype(dtype))
+    return (gain * q).reshape(sizes).astype(as_dtype(dtype))
 
 
 INITIALISERS: dict[str, Initialiser] = {
@@ -125,14 +160,33 @@ INITIALISERS: dict[str, Initialiser] = {
 
 def as_initialiser(initialiser: str | Initialiser, argument: str) -> Initialiser:
     """The initialiser of this name, or the function itself; InputError for anything else."""
-    if callable(initialiser):
+    if callable(initialiser) and not isinstance(initialiser, type) and _is_called_so(initialiser):
         return initialiser
     if isinstance(initialiser, str) and initialiser in INITIALISERS:
         return INITIALISERS[initialiser]
     raise gx.InputError(
-        f"{argument}={initialiser!r}: need {', '.join(INITIALISERS)}, or a function "
-        "(shape, *, seed, dtype) -> array"
+        f"{argument}={initialiser!r}: need {', '.join(INITIALISERS)}, one of these with settings, "
+        "such as nn.init.normal(std=0.1), or a function (shape, *, seed, dtype) -> array; values "
+        "that are known are set with .value = array"
     )
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype by graphc's names, bfloat16 included; DTypeError unless it is a float."""
+    found = gx.const(0, dtype).dtype
+    if found.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise gx.DTypeError(f"dtype {found.name}: a parameter is float, for its gradient")
+    return found
+
+
+def _is_called_so(initialiser: Initialiser) -> bool:
+    try:
+        inspect.signature(initialiser).bind((), seed=0, dtype="float32")
+    except TypeError:
+        return False
+    except ValueError:  # one written in C that does not say
+        return True
+    return True
 
 
 def _sizes(shape: Shape) -> tuple[int, ...]:
@@ -156,11 +210,3 @@ def _generator(seed: Seed) -> np.random.Generator:
         return np.random.default_rng(seed)
     except (TypeError, ValueError):
         raise gx.InputError(f"seed {seed!r}: need an int of 0 or more, or several") from None
-
-
-def _dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype by graphc's names, bfloat16 included."""
-    found = gx.const(0, dtype).dtype
-    if found.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise gx.DTypeError(f"dtype {found.name}: a parameter is float, for its gradient")
-    return found

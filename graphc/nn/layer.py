@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import ref
+
+import numpy as np
 
 import graphc as gx
-from graphc.nn.init import Initialiser
-from graphc.nn.tensor_file import read_tensors, write_tensors
+from graphc.nn.init import Initialiser, as_dtype, as_initialiser
+from graphc.nn.tensor_file import read_parameters, write_tensors
 
 Shape = tuple[int, ...]
 
@@ -68,21 +73,32 @@ class Layer:
     Errors and reports give the line that made the layer as that of its nodes, or the line in a
     `forward` of your own.
 
-    Where a layer whose parameters have values becomes part of another one, they are copied to their
-    new names: graphs built before keep the old ones.
+    A layer used twice within a model is named after its first place, and its parameters are shared.
+    Where a layer becomes part of another one, values that it has are copied to their new names:
+    graphs built before keep the old ones. A layer of a model whose parameters have values stays
+    there, and another model gets a copy, frozen parameters included. So
+    `nn.Sequential(*model.layers[:-1], nn.Dense(32, 3))` starts from a trained model and leaves that
+    one as it is. `copy.deepcopy(layer)` is such a copy, too.
     """
 
     def __init__(self, *, name: str = "", seed: int | None = None) -> None:
         self._declared: dict[str, Declared] = {}
         self._params: dict[str, gx.Param] = {}
         self._path, self._seed, self._seed_around = name, seed, 0
+        self._around: ref[Layer] | None = None  # weak: no circle keeps the values of old models
+        self._is_named = True  # the layers below, where it is the outermost one
+        self._in_use = False  # whether it or a layer below it gave a parameter
+        self._output = ""  # the shape of what it gave last
         self._site = gx.user_site()
 
     def declare(
-        self, name: str, shape: Shape, initialiser: Initialiser, dtype: str = "float32"
+        self, name: str, shape: Shape, initialiser: str | Initialiser, dtype: str = "float32"
     ) -> None:
-        """Own a parameter, read as an attribute of this name."""
-        self._declared[name] = Declared(shape, initialiser, dtype)
+        """Own a parameter, read as an attribute of this name: of a float dtype, its first values
+        from an initialiser, by name or as a function."""
+        self._declared[name] = Declared(
+            shape, as_initialiser(initialiser, name), as_dtype(dtype).name
+        )
 
     def forward(self, x: gx.Node) -> gx.Node:
         """The graph of the layer."""
@@ -96,17 +112,43 @@ class Layer:
                 "gx.input(...); Trainer.predict takes arrays"
             )
         with gx.MadeAt(self._site):
-            return self.forward(x)
+            y = self.forward(x)
+        self._output = f"[{', '.join(map(str, y.shape))}]" if isinstance(y, gx.Node) else ""
+        return y
 
     # -- parameters
 
     def parameters(self) -> dict[str, gx.Param]:
-        """All parameters by name, those of parts included, in the order of declaration."""
-        own = [self._param(name) for name in self._declared]
-        found = {p.name: p for p in own}
-        for _, part in self._parts():
-            found.update(part.parameters())
-        return found
+        """All parameters by name, those of parts included, in the order of declaration.
+
+        InputError if a layer has become part of another model before this one had values.
+        """
+        self._check_whole()
+        found = (layer._param(n) for _, layer, _ in self._walk() for n in layer._declared)
+        return {p.name: p for p in found}
+
+    def summary(self) -> str:
+        """A table of the layers: path, shape of the output once the layer was called, number of
+        parameters, and how many of them are frozen; the sums in the last line."""
+        rows = [("path", "layer", "output", "parameters", "frozen")]
+        total, frozen = 0, 0
+        self._check_whole()
+        for path, layer, _ in self._walk():
+            own = {n: math.prod(what.shape) for n, what in layer._declared.items()}
+            still = sum(n for name, n in own.items() if not layer._param(name).trainable)
+            if own or not any(layer._parts()):
+                words = (path, repr(layer), layer._output)
+                rows.append((*words, str(sum(own.values())), str(still)))
+            total, frozen = total + sum(own.values()), frozen + still
+        rows.append(("sum", "", self._output, str(total), str(frozen)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(w) if i < 3 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        )
 
     def freeze(self, *patterns: str) -> list[str]:
         """Keep parameters as they are: those whose names match a pattern such as `layers.0*`.
@@ -125,19 +167,20 @@ class Layer:
         write_tensors(path, {n: p.value for n, p in self.parameters().items()}, {})
 
     def load(self, path: str | os.PathLike[str], strict: bool = True) -> LoadReport:
-        """Read parameters from a safetensors file by name.
+        """Read parameters from a safetensors file by name: one of parameters alone, or one of a
+        run, as `Trainer.save` and `Checkpoint` write them.
 
-        CheckpointError, changing nothing, if the file is none, or if `strict` and it does not hold
-        exactly these parameters. Otherwise what matches in name and shape is loaded, and the report
-        says what did not.
+        CheckpointError, changing nothing, if the file is none, if none of it fits, or if `strict`
+        and it does not hold exactly these parameters. Otherwise what matches in name and shape is
+        loaded, and the report says what did not.
         """
-        tensors, _ = read_tensors(path)
+        tensors = read_parameters(path)
         params = self.parameters()
         report = compare(params, tensors)
-        if strict and not report.complete:
-            raise gx.CheckpointError(
-                f"{os.fspath(path)} does not fit the model: {report}; strict=False loads what fits"
-            )
+        nothing = bool(params) and not report.matched
+        if nothing or (strict and not report.complete):
+            hint = "nothing of it does" if nothing else "strict=False loads what fits"
+            raise gx.CheckpointError(f"{os.fspath(path)} does not fit the model: {report}; {hint}")
         for name in report.matched:
             params[name].value = tensors[name].astype(params[name].dtype)
         return report
@@ -145,11 +188,10 @@ class Layer:
     def made_of(self) -> list[Any]:
         """The attributes, parts and parameters: the same objects as long as none was replaced."""
         found: list[Any] = [*self.parameters().values()]
-        for name, value in vars(self).items():
-            if not name.startswith("_"):
-                found.extend(value if isinstance(value, tuple) else [value])
-        for _, part in self._parts():
-            found.extend(part.made_of())
+        for _, layer, _ in self._walk():
+            for name, value in vars(layer).items():
+                if not name.startswith("_"):
+                    found.extend(value if isinstance(value, tuple) else [value])
         return found
 
     # -- names
@@ -162,10 +204,36 @@ class Layer:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_declared" not in vars(self) and name != "_declared":
             raise TypeError(f"{type(self).__name__}: call super().__init__() first")
-        object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        for path, part in self._parts():
-            if path == name or path.startswith(name + "."):
-                part._place(_join(self._path, path), self._seed_here)
+        held = tuple(value) if isinstance(value, list) else value
+        parts = held if isinstance(held, tuple) else (held,)
+        if any(_holds_layers(part) for part in parts):
+            raise gx.InputError(
+                f"{name}: layers in a dict or in a list of lists are not found; keep them as "
+                "attributes, or in one list or tuple"
+            )
+        if any(isinstance(part, Layer) for part in parts):
+            copied: dict[int, Any] = {}  # a layer that comes twice is copied once
+            mine = [copy.deepcopy(p, copied) if self._is_of_another(p) else p for p in parts]
+            object.__setattr__(self, name, tuple(mine) if isinstance(held, tuple) else mine[0])
+            outermost = self._outermost()
+            for part in mine:
+                if isinstance(part, Layer) and part._outermost() is not outermost:
+                    part._around = ref(self)
+            outermost._is_named = False
+        else:
+            object.__setattr__(self, name, held)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        """A layer of its own, part of no other, with the values that there are."""
+        made = memo[id(self)] = object.__new__(type(self))
+        params = {
+            n: gx.param(p.name, p.value, trainable=p.trainable) for n, p in self._params.items()
+        }
+        for name, value in {**vars(self), "_params": params, "_around": None}.items():
+            keep = name in ("_params", "_site") or isinstance(value, gx.Node)
+            object.__setattr__(made, name, value if keep else copy.deepcopy(value, memo))
+        made._place()
+        return made
 
     @property
     def _seed_here(self) -> int:
@@ -179,31 +247,79 @@ class Layer:
             elif isinstance(value, tuple):
                 yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Layer))
 
-    def _place(self, path: str, seed: int) -> None:
-        """Take the place `path` in a layer around this one."""
-        self._path, self._seed_around = path, seed
-        for name, old in self._params.items():
-            full = _join(path, name)
-            if old.name != full:
-                self._params[name] = gx.param(full, old.value, trainable=old.trainable)
-        for name, part in self._parts():
-            part._place(_join(path, name), self._seed_here)
+    def _walk(
+        self, path: str = "", around: Layer | None = None, seen: set[Layer] | None = None
+    ) -> Iterator[tuple[str, Layer, Layer | None]]:
+        """This layer and all below it, each at its first place: path from here, layer, the one
+        around it."""
+        seen = set() if seen is None else seen
+        if self not in seen:
+            seen.add(self)
+            yield path, self, around
+            for name, part in self._parts():
+                yield from part._walk(_join(path, name), self, seen)
+
+    def _chain(self) -> Iterator[Layer]:
+        """The layers around this one, from the inside out."""
+        around = self._around and self._around()
+        if around is not None:
+            yield around
+            yield from around._chain()
+
+    def _outermost(self) -> Layer:
+        return next(reversed([self, *self._chain()]))
+
+    def _is_of_another(self, part: Any) -> bool:
+        """Whether this is a layer of another model, whose parameters have values."""
+        return (
+            isinstance(part, Layer)
+            and part._outermost() is not self._outermost()
+            and any(layer._in_use for layer in part._chain())
+        )
+
+    def _place(self) -> None:
+        """Name all that is below, where this layer is part of no other."""
+        self._is_named = True
+        for path, layer, around in self._walk():
+            if around is not None:
+                layer._around, layer._seed_around = ref(around), around._seed_here
+                layer._path = _join(self._path, path)
+                for name, old in layer._params.items():
+                    full = _join(layer._path, name)
+                    if old.name != full:
+                        layer._params[name] = gx.param(full, old.value, trainable=old.trainable)
+
+    def _check_whole(self) -> None:
+        """InputError if a layer below is now part of another model; one that was is taken back."""
+        outermost = self._outermost()
+        below = {layer: path for path, layer, _ in self._walk()}
+        owners = {layer: layer._outermost() for layer in below}
+        for layer, owner in owners.items():
+            if owner is not outermost and owner not in below:
+                raise gx.InputError(
+                    f"{_join(self._path, below[layer])}, {layer!r}, has become part of another "
+                    "model before this one had values: make that one of copy.deepcopy(layer), or "
+                    "call parameters() of this one first, and its layers are copied"
+                )
+        if any(owner is not outermost for owner in owners.values()):
+            outermost._place()
 
     def _param(self, name: str) -> gx.Param:
+        around = [self, *self._chain()]
+        for layer in around:
+            layer._in_use = True
+        if not around[-1]._is_named:
+            around[-1]._place()
         if name not in self._params:
             full, what = _join(self._path, name), self._declared[name]
             seed = (self._seed_here, *full.encode())
-            value = what.initialiser(what.shape, seed=seed, dtype=what.dtype)
+            value = np.asarray(what.initialiser(what.shape, seed=seed, dtype=what.dtype))
             if value.shape != what.shape:
                 raise gx.ShapeError(f"{full}: the initial value is {value.shape}, not {what.shape}")
             self._params[name] = gx.param(full, value, dtype=what.dtype)
         return self._params[name]
 
     def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> list[str]:
-        if not patterns or not all(isinstance(p, str) for p in patterns):
-            raise gx.InputError(
-                f"patterns {patterns!r}: need some over names, such as 'layers.0*', or '*' for all"
-            )
         params = self.parameters()
         chosen = match(params, patterns)
         for name in chosen:
@@ -213,6 +329,14 @@ class Layer:
 
 def match(names: Any, patterns: Sequence[str]) -> list[str]:
     """The names that match any of the patterns, in their order; InputError if one matches none."""
+    if (
+        not isinstance(patterns, Sequence)
+        or not patterns
+        or not all(isinstance(p, str) for p in patterns)
+    ):
+        raise gx.InputError(
+            f"patterns {patterns!r}: need some over names, such as 'layers.0*', or '*' for all"
+        )
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise gx.InputError(
@@ -234,6 +358,14 @@ def compare(params: dict[str, gx.Param], tensors: dict[str, Any]) -> LoadReport:
         tuple(n for n in params if n not in tensors),
         tuple(sorted(n for n in tensors if n not in params)),
         misshapen,
+    )
+
+
+def _holds_layers(value: Any) -> bool:
+    """Whether it is a dict or a list with layers in it, at any depth."""
+    values = value.values() if isinstance(value, dict) else value
+    return isinstance(value, dict | tuple | list) and any(
+        isinstance(v, Layer) or _holds_layers(v) for v in values
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
 from numbers import Integral, Real
 from typing import Any
 
 import graphc as gx
 from graphc.nn.activations import Function, as_activation, initialiser_for
-from graphc.nn.init import Initialiser, as_initialiser, ones, zeros
+from graphc.nn.init import Initialiser
 from graphc.nn.layer import Layer
 
 
@@ -16,7 +18,7 @@ class Dense(Layer):
 
     `activation`: a name or a function of a node; `weight`, `bias`: initialisers, by name or as
     functions. The default of `weight` suits the activation: He's for relu and its like, LeCun's for
-    selu, Glorot's for the others. `bias=None` leaves the bias out.
+    selu, Glorot's for the others. `bias=False` or None leaves the bias out, True is "zeros".
     """
 
     weight: gx.Param
@@ -29,7 +31,7 @@ class Dense(Layer):
         activation: str | Function | None = None,
         *,
         weight: str | Initialiser | None = None,
-        bias: str | Initialiser | None = "zeros",
+        bias: str | Initialiser | bool | None = "zeros",
         dtype: str = "float32",
         name: str = "",
         seed: int | None = None,
@@ -39,11 +41,11 @@ class Dense(Layer):
         _check_size("outputs", outputs)
         self.inputs, self.outputs = int(inputs), int(outputs)
         self.activation = None if activation is None else as_activation(activation)
-        start = weight or initialiser_for(activation)
-        self.declare("weight", (inputs, outputs), as_initialiser(start, "weight"), dtype)
-        self.has_bias = bias is not None
-        if bias is not None:
-            self.declare("bias", (outputs,), as_initialiser(bias, "bias"), dtype)
+        start = initialiser_for(activation) if weight is None else weight
+        self.declare("weight", (self.inputs, self.outputs), start, dtype)
+        self.has_bias = bias is not None and bias is not False
+        if bias is not None and bias is not False:
+            self.declare("bias", (self.outputs,), "zeros" if bias is True else bias, dtype)
 
     def forward(self, x: gx.Node) -> gx.Node:
         y = x @ self.weight
@@ -51,7 +53,8 @@ class Dense(Layer):
         return y if self.activation is None else self.activation(y)
 
     def __repr__(self) -> str:
-        return f"Dense({self.inputs}, {self.outputs})"
+        last = "" if self.activation is None else f", {_name(self.activation)}"
+        return f"Dense({self.inputs}, {self.outputs}{last})"
 
 
 class Activation(Layer):
@@ -65,7 +68,7 @@ class Activation(Layer):
         return self.function(x)
 
     def __repr__(self) -> str:
-        return f"Activation({getattr(self.function, '__name__', self.function)})"
+        return f"Activation({_name(self.function)})"
 
 
 class Dropout(Layer):
@@ -93,7 +96,8 @@ class Dropout(Layer):
 class LayerNorm(Layer):
     """(x - mean) / sqrt(variance + epsilon) * scale + shift over the last axis, of `size` elements.
 
-    Ba, Kiros and Hinton 2016, Layer Normalization, eq. 3 and 4.
+    Ba, Kiros and Hinton 2016, Layer Normalization, eq. 3 and 4. ShapeError where the last axis has
+    another size.
     """
 
     scale: gx.Param
@@ -104,13 +108,15 @@ class LayerNorm(Layer):
     ) -> None:
         super().__init__(name=name)
         _check_size("size", size)
-        if not epsilon > 0:
+        if isinstance(epsilon, bool) or not isinstance(epsilon, Real) or not 0 < epsilon < inf:
             raise gx.InputError(f"epsilon={epsilon!r}: need a number above 0")
-        self.size, self.epsilon = size, epsilon
-        self.declare("scale", (size,), ones, dtype)
-        self.declare("shift", (size,), zeros, dtype)
+        self.size, self.epsilon = int(size), float(epsilon)
+        self.declare("scale", (self.size,), "ones", dtype)
+        self.declare("shift", (self.size,), "zeros", dtype)
 
     def forward(self, x: gx.Node) -> gx.Node:
+        if x.shape[-1:] != (self.size,):
+            raise gx.ShapeError(f"{self!r} of {x!r}: the last axis must have size {self.size}")
         distance = x - x.mean(axis=-1, keepdims=True)
         variance = (distance * distance).mean(axis=-1, keepdims=True)
         return distance * gx.rsqrt(variance + self.epsilon) * self.scale + self.shift
@@ -147,6 +153,16 @@ class Sequential(Layer):
             x = layer(x)
         return x
 
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer | Function]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """One layer, or several as a tuple."""
+        return self.layers[index]
+
     def replace_last(self, layer: Layer | Function) -> None:
         """Put another layer in the place of the last one: a new head on trained layers."""
         _check_layer(layer)
@@ -161,11 +177,19 @@ class Sequential(Layer):
 class Residual(Sequential):
     """x + f(x), where f is the layers one after the other.
 
-    He, Zhang, Ren and Sun 2016, Deep Residual Learning for Image Recognition, eq. 1.
+    He, Zhang, Ren and Sun 2016, Deep Residual Learning for Image Recognition, eq. 1. ShapeError
+    where f(x) has another shape than x.
     """
 
     def forward(self, x: gx.Node) -> gx.Node:
-        return x + super().forward(x)
+        y = super().forward(x)
+        if y.shape != x.shape:
+            raise gx.ShapeError(f"Residual: {x!r} and what its layers make of it, {y!r}, differ")
+        return x + y
+
+
+def _name(function: Function) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _check_layer(layer: Any) -> None:

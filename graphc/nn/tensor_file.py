@@ -19,8 +19,11 @@ import numpy as np
 import graphc as gx
 
 CHECKSUM = "graphc.sha256"
+RUN = "graphc.run"  # the text of a file that holds a run, whose parameters have a prefix
+PARAMETER = "parameter"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-          "I64": "int64", "I32": "int32", "BOOL": "bool"}  # fmt: skip
+          "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
+          "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
 Tensors = dict[str, np.ndarray]
 
 
@@ -61,6 +64,22 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]
     return tensors, texts
 
 
+def read_parameters(path: str | os.PathLike[str]) -> Tensors:
+    """The arrays of a file of parameters, or those of the parameters in a file of a run."""
+    tensors, texts = read_tensors(path)
+    return under(PARAMETER, tensors) if RUN in texts else tensors
+
+
+def prefixed(part: str, tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """Arrays as a file of a run holds those of one part of it."""
+    return {f"{part}/{name}": value for name, value in tensors.items()}
+
+
+def under(part: str, tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """The arrays of one part of a run, by their own names."""
+    return {k.removeprefix(f"{part}/"): v for k, v in tensors.items() if k.startswith(f"{part}/")}
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file through a temporary one in the same folder: fsync, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -89,8 +108,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _array(row: Any) -> np.ndarray:
-    dtype = gx.const(0, DTYPES[row["dtype"]]).dtype
-    return np.frombuffer(row["data"], dtype).reshape(row["shape"])
+    if row["dtype"] not in DTYPES:  # one that NumPy has not: its bytes, which fit no parameter
+        return np.frombuffer(row["data"], "V1")
+    return np.frombuffer(row["data"], np.dtype(DTYPES[row["dtype"]])).reshape(row["shape"])
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
@@ -98,5 +118,5 @@ def _checksum(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> st
     for name in sorted(tensors):
         array = tensors[name]
         found.update(f"{name} {array.dtype.name} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

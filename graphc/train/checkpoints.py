@@ -16,7 +16,7 @@ import numpy as np
 
 import graphc as gx
 from graphc.nn.layer import compare
-from graphc.nn.tensor_file import read_tensors, write_tensors
+from graphc.nn.tensor_file import PARAMETER, RUN, prefixed, read_tensors, under, write_tensors
 from graphc.train.callbacks import written
 from graphc.train.history import plain
 from graphc.train.network import Signature
@@ -24,7 +24,7 @@ from graphc.train.network import Signature
 if TYPE_CHECKING:
     from graphc.train.trainer import Trainer
 
-KEY, VERSION = "graphc.run", 1
+VERSION = 1
 Arrays = dict[str, np.ndarray]
 
 
@@ -35,15 +35,15 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     run, optimizer = trainer.run, trainer.optimizer
     params = trainer.network.params
     arrays: Arrays = {
-        **_prefixed("parameter", {n: p.value for n, p in params.items()}),
-        **_prefixed("optimizer", {n: p.value for n, p in optimizer.state(params.values()).items()}),
-        **_prefixed("epoch", run.totals.arrays()),
+        **prefixed(PARAMETER, {n: p.value for n, p in params.items()}),
+        **prefixed("optimizer", {n: p.value for n, p in optimizer.state(params.values()).items()}),
+        **prefixed("epoch", run.totals.arrays()),
     }
     callbacks: list[dict[str, Any]] = []
     for i, callback in enumerate(trainer.callbacks):
         state = callback.state()
         held = {k: v for k, v in state.items() if isinstance(v, np.ndarray)}
-        arrays.update(_prefixed(f"callback.{i}", held))
+        arrays.update(prefixed(f"callback.{i}", held))
         plain_ones = {k: v for k, v in state.items() if k not in held}
         callbacks.append({"kind": type(callback).__name__, **plain_ones})
     facts = {
@@ -54,7 +54,7 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         "history": plain(trainer.history.rows), "stopped": trainer.history.stopped,
         "frozen": [n for n, p in params.items() if not p.trainable],
     }  # fmt: skip
-    write_tensors(path, arrays, {KEY: json.dumps(facts)})
+    write_tensors(path, arrays, {RUN: json.dumps(facts)})
 
 
 def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
@@ -73,9 +73,9 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     except gx.GraphcError as error:
         raise gx.CheckpointError(f"{file} is of another model: {error}") from None
     params = network.params
-    states = optimizer.make_states(params.values(), _under("optimizer", arrays))
-    for part, own in (("parameter", params), ("optimizer", states)):
-        report = compare(own, _under(part, arrays))
+    states = optimizer.make_states(params.values(), under("optimizer", arrays))
+    for part, own in ((PARAMETER, params), ("optimizer", states)):
+        report = compare(own, under(part, arrays))
         if not report.complete:
             raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
     _put(trainer, facts, arrays, {**params, **states})
@@ -86,7 +86,7 @@ def _put(
     trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays, own: Mapping[str, gx.Param]
 ) -> None:
     """All has been checked: take it over."""
-    values = {**_under("parameter", arrays), **_under("optimizer", arrays)}
+    values = {**under(PARAMETER, arrays), **under("optimizer", arrays)}
     for name, param in own.items():
         param.value = values[name]
         if name in trainer.network.params:
@@ -96,9 +96,9 @@ def _put(
     trainer.seed = int(facts["seed"])
     run.step, run.epoch, run.position = (int(facts[k]) for k in ("step", "epoch", "position"))
     run.began, run.stopping = facts["began"], str(facts["stopping"])
-    run.totals.load(_under("epoch", arrays))
+    run.totals.load(under("epoch", arrays))
     run.callbacks = [
-        {**state, **_under(f"callback.{i}", arrays)} for i, state in enumerate(facts["callbacks"])
+        {**state, **under(f"callback.{i}", arrays)} for i, state in enumerate(facts["callbacks"])
     ]
     trainer.optimizer.schedule.load_state(facts["schedule"])
     trainer.history.rows, trainer.history.stopped = list(facts["history"]), str(facts["stopped"])
@@ -115,12 +115,12 @@ def _last(path: Path) -> Path:
 
 
 def _facts(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
-    if KEY not in texts:
+    if RUN not in texts:
         raise gx.CheckpointError(
             f"{file} is no checkpoint of a run, though a safetensors file; model.load reads "
             "parameters alone"
         )
-    facts = json.loads(texts[KEY])
+    facts = json.loads(texts[RUN])
     if facts.get("version") != VERSION:
         raise gx.CheckpointError(f"{file} has version {facts.get('version')}; need {VERSION}")
     return facts
@@ -133,11 +133,3 @@ def vars_of(signature: Signature) -> dict[str, Any]:
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-
-
-def _prefixed(part: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    return {f"{part}/{name}": value for name, value in arrays.items()}
-
-
-def _under(part: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}

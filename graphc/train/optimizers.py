@@ -10,63 +10,101 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
-from functools import reduce
+from functools import reduce, wraps
+from numbers import Real
 from operator import add
-from typing import Any
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
 import graphc as gx
 from graphc.train.penalties import Patterns, chosen
-from graphc.train.schedules import Schedule, as_schedule, positive
+from graphc.train.schedules import Constant, Schedule, as_schedule, positive
 
 Updates = dict[gx.Param, gx.Node]
 
+Made = TypeVar("Made", bound=type)
 
+
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
+def settings(cls: Made) -> Made:
+    """A dataclass whose constructor says which names there are where one is misspelt. What it has
+    made is closed: settings are part of the compiled step, and a new one would go unnoticed."""
+    made: Any = dataclass(eq=False, repr=False)(cls)
+    init = made.__init__
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **given: Any) -> None:
+        strange = [repr(n) for n in given if n not in _names(made)]
+        if strange:
+            name, there = type(self).__name__, ", ".join(_names(made))
+            raise gx.InputError(f"{name} takes no {', '.join(strange)}; it takes {there}")
+        init(self, *args, **given)
+        if type(self) is made:
+            self._closed = True
+
+    made.__init__ = checked
+    return made
+
+
+@settings
 class Optimizer:
     """What they share: the rate, clipping, and factors of the rate.
 
-    `rate`: a number or a schedule. `clip_value`: gradients are limited to +-clip_value element by
-    element. `clip_norm`: where the norm of all gradients together is larger, they are scaled down
+    `rate`: a number or a schedule; set it, or a number, for the fits to come: states go on. All
+    else is fixed. `clip_value`: gradients are limited to +-clip_value element by element.
+    `clip_norm`: where the norm of all gradients together is larger, they are scaled down
     to it (Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural
     networks, algorithm 1); after `clip_value`. `factors`: pattern over names -> factor of the rate;
     of several patterns that match, the last counts.
     """
 
-    states: tuple[str, ...] = ()  # of each parameter, in its shape
-    scalars: tuple[str, ...] = ()  # of some parameters, one number each
-    shared: tuple[str, ...] = ()  # of all together
+    rate: float | Schedule
+    _: KW_ONLY
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    factors: Mapping[str, float] | None = None
+    states: tuple[str, ...] = field(init=False, default=())  # of each parameter, in its shape
+    scalars: ClassVar[tuple[str, ...]] = ()  # of some parameters, one number each
+    shared: ClassVar[tuple[str, ...]] = ()  # of all together
+    _closed: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        rate: float | Schedule,
-        *,
-        clip_value: float | None = None,
-        clip_norm: float | None = None,
-        factors: Mapping[str, float] | None = None,
-    ) -> None:
-        self.schedule = as_schedule(rate)
-        self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
-        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
-        if not isinstance(factors or {}, Mapping):
-            raise gx.InputError(f"factors={factors!r}: need a dict of patterns and numbers")
-        self.factors = {
-            k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in (factors or {}).items()
-        }
+    def __post_init__(self) -> None:
+        for name in ("clip_value", "clip_norm"):
+            if getattr(self, name) is not None:
+                setattr(self, name, positive(name, getattr(self, name)))
+        given = self.factors or {}
+        if not isinstance(given, Mapping) or not all(isinstance(k, str) for k in given):
+            raise gx.InputError(f"factors={given!r}: need a dict of patterns and numbers")
+        self.factors = {k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in given.items()}
         self.frozen: Mapping[str, gx.Param] = {}  # without gradients; patterns may name them, too
         self._shared: dict[str, gx.Param] = {}  # one for all parameters, such as the rate
         self._states: dict[gx.Param, dict[str, gx.Param]] = {}
         self._rate = self.schedule.rate(0.0)
 
     @property
-    def rate(self) -> Schedule:
-        """The schedule; set it, or a number, for the fits to come. States go on."""
-        return self.schedule
+    def schedule(self) -> Schedule:
+        """The rate over time."""
+        return as_schedule(self.rate)
 
-    @rate.setter
-    def rate(self, rate: float | Schedule) -> None:
-        self.schedule = as_schedule(rate)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._closed and name not in ("rate", "frozen") and not name.startswith("_"):
+            known, what = _names(type(self)), f"{type(self).__name__}.{name}"
+            if name in known:
+                raise gx.InputError(
+                    f"{what} is fixed: make another optimizer, trainer.optimizer = ...; rate alone "
+                    "can be set"
+                )
+            raise gx.InputError(f"{what}: there is no such setting; there are {', '.join(known)}")
+        object.__setattr__(self, name, as_schedule(value) if name == "rate" else value)
+
+    def __repr__(self) -> str:
+        rate = self.schedule.base if type(self.schedule) is Constant else self.schedule
+        rest = {n: getattr(self, n) for n in _names(type(self)) if n != "rate"}
+        cells = [repr(rate), *(f"{n}={v!r}" for n, v in rest.items() if v not in (None, {}))]
+        return f"{type(self).__name__}({', '.join(cells)})"
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         """The new values of the parameters and of the states."""
@@ -142,17 +180,19 @@ class Optimizer:
         return found
 
     def _factor(self, name: str) -> float:
-        matching = [f for pattern, f in self.factors.items() if fnmatchcase(name, pattern)]
+        factors = self.factors or {}
+        matching = [f for pattern, f in factors.items() if fnmatchcase(name, pattern)]
         return matching[-1] if matching else 1.0
 
     def _refuse_unmatched(self, names: list[str]) -> None:
-        for pattern in self.factors:
+        for pattern in self.factors or {}:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise gx.InputError(
                     f"factors: pattern {pattern!r} matches none of {', '.join(names)}"
                 )
 
 
+@settings
 class SGD(Optimizer):
     """Gradient descent: w' = w - r g. With momentum m: v' = m v + g and w' = w - r v'; with
     Nesterov's: w' = w - r (g + m v').
@@ -162,13 +202,16 @@ class SGD(Optimizer):
     holds steps, v' = m v - r g: the same parameters as long as r does not change.
     """
 
-    def __init__(
-        self, rate: float | Schedule, momentum: float = 0.0, nesterov: bool = False, **options: Any
-    ) -> None:
-        super().__init__(rate, **options)
-        self.momentum, self.nesterov = _share("momentum", momentum), nesterov
-        self.states = ("velocity",) if momentum else ()
-        if nesterov and not momentum:
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.momentum = _share("momentum", self.momentum)
+        self.states = ("velocity",) if self.momentum else ()
+        if not isinstance(self.nesterov, bool | np.bool_):
+            raise gx.InputError(f"nesterov={self.nesterov!r}: need True or False")
+        if self.nesterov and not self.momentum:
             raise gx.InputError("nesterov=True: needs momentum > 0")
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
@@ -180,6 +223,7 @@ class SGD(Optimizer):
         return {velocity: after, param: param - rate * step}
 
 
+@settings
 class Adagrad(Optimizer):
     """s' = s + g^2, w' = w - r g / (sqrt(s') + epsilon).
 
@@ -188,9 +232,12 @@ class Adagrad(Optimizer):
 
     states = ("squares",)
 
-    def __init__(self, rate: float | Schedule = 0.01, epsilon: float = 1e-10, **o: Any) -> None:
-        super().__init__(rate, **o)
-        self.epsilon = positive("epsilon", epsilon)
+    rate: float | Schedule = 0.01
+    epsilon: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.epsilon = positive("epsilon", self.epsilon)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
         squares = self._state(param, "squares")
@@ -198,6 +245,7 @@ class Adagrad(Optimizer):
         return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
 
 
+@settings
 class RMSProp(Optimizer):
     """s' = d s + (1 - d) g^2, w' = w - r g / (sqrt(s') + epsilon), with decay d.
 
@@ -206,11 +254,14 @@ class RMSProp(Optimizer):
 
     states = ("squares",)
 
-    def __init__(
-        self, rate: float | Schedule = 0.001, decay: float = 0.9, epsilon: float = 1e-8, **o: Any
-    ) -> None:
-        super().__init__(rate, **o)
-        self.decay, self.epsilon = _share("decay", decay), positive("epsilon", epsilon)
+    rate: float | Schedule = 0.001
+    decay: float = 0.9
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.decay = _share("decay", self.decay)
+        self.epsilon = positive("epsilon", self.epsilon)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
         squares = self._state(param, "squares")
@@ -218,6 +269,7 @@ class RMSProp(Optimizer):
         return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
 
 
+@settings
 class Adam(Optimizer):
     """m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, and at step t, from 1 on,
     w' = w - r (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + epsilon).
@@ -232,25 +284,32 @@ class Adam(Optimizer):
     scalars = ("began",)  # the steps before its first one, of a parameter that came later
     shared = ("steps",)
 
-    def __init__(
-        self,
-        rate: float | Schedule = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ) -> None:
-        super().__init__(rate, **options)
-        self.beta1, self.beta2 = _share("beta1", beta1), _share("beta2", beta2)
-        self.epsilon = positive("epsilon", epsilon)
+    rate: float | Schedule = 0.001
+    _: KW_ONLY
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.beta1, self.beta2 = _share("beta1", self.beta1), _share("beta2", self.beta2)
+        self.epsilon = positive("epsilon", self.epsilon)
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         steps = self._shared_state("steps", gradients, 0.0)
         made = steps.value
+        for param, states in list(self._states.items()):
+            if param not in gradients and not self._has_run(states):
+                del self._states[param]  # of a report, or of a program that was only looked at
         for param in gradients:
-            if made > 0 and param not in self._states:
+            states = self._states.get(param)
+            if made > 0 and (states is None or ("began" in states and not self._has_run(states))):
                 self._state(param, "began").value = made
         return {**super().updates(gradients), steps: steps + 1}
+
+    def _has_run(self, states: Mapping[str, gx.Param]) -> bool:
+        """Whether a step has changed the moments."""
+        return any(s.value.any() for kind, s in states.items() if kind in self.states)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
         first, second = self._state(param, "first_moment"), self._state(param, "second_moment")
@@ -274,6 +333,7 @@ class Adam(Optimizer):
         return _like(-gx.expm1(t * math.log(beta)), param)
 
 
+@settings
 class AdamW(Adam):
     """Adam with decoupled weight decay: w' = w - r d w - r (...), of weights, not biases, unless
     `on` gives patterns over names (`on="*"` for all, as in PyTorch).
@@ -281,15 +341,12 @@ class AdamW(Adam):
     Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2.
     """
 
-    def __init__(
-        self,
-        rate: float | Schedule = 0.001,
-        decay: float = 0.01,
-        on: Patterns = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(rate, **options)
-        self.decay, self.on = positive("decay", decay, or_zero=True), on
+    decay: float = 0.01
+    on: Patterns = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.decay = positive("decay", self.decay, or_zero=True)
         self._decaying: set[gx.Param] = set()
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
@@ -310,7 +367,12 @@ def _any_float64(nodes: Iterable[gx.Node]) -> bool:
     return any(n.dtype.name == "float64" for n in nodes)
 
 
+def _names(kind: type[Optimizer]) -> list[str]:
+    """The settings of a class."""
+    return [f.name for f in fields(kind) if f.init]
+
+
 def _share(argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise gx.InputError(f"{argument}={value!r}: need a number, 0 <= {argument} < 1")
     return float(value)
