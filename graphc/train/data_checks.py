@@ -145,6 +145,13 @@ def real(
     return number
 
 
+def flag(who: str, name: str, value: object) -> bool:
+    """`value`, which must be True or False: a text such as "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise gx.InputError(f"{who}: {name} is {value!r}; need True or False")
+    return bool(value)
+
+
 def one_of(who: str, name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise gx.InputError unless `value` is one of the allowed names."""
     if value not in allowed:
