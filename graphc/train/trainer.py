@@ -12,6 +12,7 @@ import graphc as gx
 from graphc.nn.layer import Layer
 from graphc.train.callbacks import Callback
 from graphc.train.checkpoints import restore_run, save_run
+from graphc.train.data_checks import whole
 from graphc.train.features import (
     LIMIT_NBYTES,
     Cached,
@@ -93,7 +94,6 @@ class Trainer:
             "threads": threads,
         }
         self.history, self.run = History(), Run()
-        self.callbacks: list[Callback] = []  # of the fit in progress, those that keep a state
         self.loop: Loop | None = None  # the fit in progress
         self._dtype, self._site = dtype, gx.user_site()
         self._cache_nbytes = LIMIT_NBYTES if cache_features is True else int(cache_features)
@@ -115,15 +115,16 @@ class Trainer:
         """Train for `epochs` more epochs; returns the history of all epochs so far.
 
         `batches`: `train.Batches`, arrays (x, y) as one batch, or an iterable of (x, y) with a
-        length. After `restore` of a checkpoint that was written within a fit, that fit goes on:
-        `epochs` counts those it had done. `progress`: a bar, where there is a terminal.
+        length. `progress`: a bar, where there is a terminal. After `restore` of a checkpoint that
+        was written within a fit, that fit goes on: `epochs` counts those it had done, and callbacks
+        have their states again. Any other fit begins anew, except that an epoch that Ctrl-C ended
+        goes on with its next batch if the batches are of the same kind as before.
 
         Raises InputError for unfit data before anything is trained, NonFiniteError where the loss
         or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
         KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-            raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
+        epochs = whole("fit", "epochs", epochs, 1)
         _check_all("callbacks", callbacks, (Callback,))
         source = as_source(batches, "batches")
         self._declare_for(source)
@@ -199,7 +200,7 @@ class Trainer:
         return {**params, **self.optimizer.state(params.values())}
 
     def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
+        """End the fit after the epoch in progress, which is finished."""
         self.run.stopping = reason
 
     def forget_programs(self) -> None:
@@ -208,17 +209,24 @@ class Trainer:
 
     def declare(self, signature: Signature) -> Network:
         """The graph for data of this signature, made anew if the model is another than before."""
-        made_of = self._made_of()
+        self.take(self.declared(signature))
+        return self.network
+
+    def declared(self, signature: Signature) -> Network:
+        """The same, for `take`: nothing is changed yet."""
         known = self._network
         if (
-            known is None
-            or not known.signature.takes(signature)
-            or not _same(made_of, self._built_of)
+            known is not None
+            and known.signature.takes(signature)
+            and _same(self._made_of(), self._built_of)
         ):
-            with gx.MadeAt(self._site):
-                self._network = declare(self.model, self._loss, self.metrics, signature)
-            self._built_of = made_of
-        return self.network
+            return known
+        with gx.MadeAt(self._site):
+            return declare(self.model, self._loss, self.metrics, signature)
+
+    def take(self, network: Network) -> None:
+        """Train and evaluate with this graph from now on."""
+        self._network, self._built_of = network, self._made_of()
 
     def program(self, name: str, network: Network | None = None) -> Any:
         """The executable "train", "check" (the same, stopping at what is not finite) or "evaluate",
@@ -236,9 +244,9 @@ class Trainer:
         with gx.MadeAt(self._site):
             return training_graph(of, self.optimizer, self._penalties, self._limits)
 
-    def is_penalised(self) -> bool:
+    def is_penalised(self, network: Network | None = None) -> bool:
         """Whether penalties are added to the loss: a column of its own in the history."""
-        return penalty(self.network.params, self._penalties) is not None
+        return penalty((network or self.network).params, self._penalties) is not None
 
     def _frozen(self) -> list[bool]:
         return [not p.trainable for p in self.network.params.values()]
