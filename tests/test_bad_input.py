@@ -157,7 +157,7 @@ SETTINGS: list[Case] = [
     (lambda: train.Checkpoint("a", on_interrupt=1), "on_interrupt is 1; need True or False"),
     (lambda: train.Checkpoint("a", steps=0), "steps is 0; need an integer of at least 1"),
     (lambda: train.EarlyStopping("val_loss", mode="low"), "mode is 'low'; need 'min' or 'max'"),
-    (lambda: trainer().fit((X, Y), 0), "epochs is 0; need an integer of at least 1"),
+    (lambda: trainer().fit((X, Y), 0), "epochs=0: need an int of 1 or more"),
     (lambda: train.SGD(0), "rate=0: need a number > 0"),
     (lambda: train.Adam("0.1"), "rate='0.1': need a number > 0"),
     (lambda: train.SGD(0.1, momentum=1), "momentum=1: need a number, 0 <= momentum < 1"),

@@ -738,7 +738,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer(limits=[train.L2(0.1)]), "limits="),
     (lambda: trainer(model="mlp"), "model='mlp': need a layer"),
     (lambda: trainer(optimizer="sgd"), "optimizer='sgd': need train.SGD(0.1)"),
-    (lambda: trainer().fit((X, Y), 0), "epochs is 0; need an integer of at least 1"),
+    (lambda: trainer().fit((X, Y), 0), "epochs=0: need an int of 1 or more"),
     (lambda: trainer().fit((X, Y), 1, callbacks=train.EarlyStopping()),
      "need a list of train.Callback"),
     (lambda: trainer().fit((X, Y[:9]), 1), "batches: sizes differ: x has 90 rows, y 9"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import graphc as gx
 from graphc.nn.layer import Layer
 from graphc.train.callbacks import Callback
 from graphc.train.checkpoints import restore_run, save_run
-from graphc.train.data_checks import whole
 from graphc.train.features import (
     LIMIT_NBYTES,
     Cached,
@@ -124,7 +124,8 @@ class Trainer:
         or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
         KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
         """
-        epochs = whole("fit", "epochs", epochs, 1)
+        if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
+            raise gx.InputError(f"epochs={epochs!r}: need an int of 1 or more")
         _check_all("callbacks", callbacks, (Callback,))
         source = as_source(batches, "batches")
         self._declare_for(source)
@@ -209,8 +210,9 @@ class Trainer:
 
     def declare(self, signature: Signature) -> Network:
         """The graph for data of this signature, made anew if the model is another than before."""
-        self.take(self.declared(signature))
-        return self.network
+        network = self.declared(signature)
+        self.take(network)
+        return network
 
     def declared(self, signature: Signature) -> Network:
         """The same, for `take`: nothing is changed yet."""
