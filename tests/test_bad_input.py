@@ -226,12 +226,15 @@ SETTINGS: list[Case] = [
     (lambda: nn.Dropout(float("nan")), "keep=nan: need a number, 0 < keep <= 1"),
     (lambda: nn.Dropout("0.5"), "keep='0.5': need a number, 0 < keep <= 1"),
     (lambda: gx.dropout(gx.input("x", (3,)), 0), "keep 0: need a number, 0 < keep <= 1"),
-    (lambda: train.EarlyStopping(patience=0), "patience=0: need an int of 1 or more"),
-    (lambda: train.EarlyStopping(patience=-1), "patience=-1: need an int of 1 or more"),
-    (lambda: train.EarlyStopping(patience=1.5), "patience=1.5: need an int of 1 or more"),
-    (lambda: train.ReduceOnPlateau(0.1, patience=0), "patience=0: need an int of 1 or more"),
+    (lambda: train.EarlyStopping(patience=0), "patience is 0; need an integer of at least 1"),
+    (lambda: train.EarlyStopping(patience=-1), "patience is -1; need an integer of at least 1"),
+    (lambda: train.EarlyStopping(patience=1.5), "patience is 1.5; need an integer of at least 1"),
+    (lambda: train.ReduceOnPlateau(0.1, patience=0), "patience is 0; need an integer of at least"),
     (lambda: train.EarlyStopping(None), "monitor=None: need a name, such as 'val_loss'"),
-    (lambda: train.EarlyStopping("val_loss", mode="low"), "mode='low': say 'min' or 'max'"),
+    (lambda: train.EarlyStopping(restore="no"), "restore is 'no'; need True or False"),
+    (lambda: train.Checkpoint("a", on_interrupt=1), "on_interrupt is 1; need True or False"),
+    (lambda: train.Checkpoint("a", steps=0), "steps is 0; need an integer of at least 1"),
+    (lambda: train.EarlyStopping("val_loss", mode="low"), "mode is 'low'; need 'min' or 'max'"),
     (lambda: trainer().fit((X, Y), 0), "epochs=0: need an int of 1 or more"),
     (lambda: train.SGD(0), "rate=0: need a number > 0"),
     (lambda: train.Adam("0.1"), "rate='0.1': need a number > 0"),
@@ -284,9 +287,9 @@ def test_rows_that_a_trained_model_does_not_take() -> None:
 
 
 def test_a_monitor_that_no_row_will_hold() -> None:
-    with pytest.raises(gx.InputError, match="monitor='val_loss': there is loss, rate; pass valid"):
+    with pytest.raises(gx.InputError, match=r"'val_loss': no .*; there is loss, rate; pass valid"):
         trainer().fit((X, Y), 1, callbacks=[train.EarlyStopping()])
-    with pytest.raises(gx.InputError, match=r"'val_r2': there is loss, val_loss, rate$"):
+    with pytest.raises(gx.InputError, match=r"'val_r2': no .*; there is loss, val_loss, rate$"):
         trainer().fit((X, Y), 1, (X, Y), [train.EarlyStopping("val_r2")])
 
 
@@ -359,3 +362,6 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert nn.Dense(np.int64(4), np.int32(3)).weight.shape == (4, 3)
     assert nn.Dropout(np.float32(0.5)).keep == 0.5
     assert train.SGD(np.float32(0.5)).schedule.rate(0) == 0.5
+    stopping = train.EarlyStopping("loss", patience=np.int64(3))
+    assert len(trainer().fit((X, Y), np.int32(2), callbacks=[stopping])) == 2
+    assert train.Checkpoint("a", epochs=np.int64(2), keep=np.uint8(3)).keep == 3

@@ -259,8 +259,9 @@ def test_factors_of_the_rate() -> None:
 SCHEDULES: list[tuple[train.Schedule, dict[float, float]]] = [
     (train.Constant(0.3), {0: 0.3, 7.5: 0.3}),
     (train.Step(1.0, every=10), {0: 1, 9.99: 1, 10: 0.1, 25: 0.01}),
+    (train.Step(1.0, every=0.1, factor=0.5), {0.3: 0.125, 0.7: 2**-7, 0.29999: 0.25}),
     (train.Exponential(2.0, 0.5), {0: 2, 0.5: 2 * math.sqrt(0.5), 3: 0.25}),
-    (train.Cosine(1.0, 10, final=0.2), {0: 1, 5: 0.6, 10: 0.2, 30: 0.2}),
+    (train.Cosine(1.0, 10, final=0.2), {0: 1, 5: 0.6, 10: 0.2, 20: 0.2, 25: 0.2}),
     (train.Warmup(1.0, 4, start=0.2), {0: 0.2, 2: 0.6, 4: 1, 9: 1}),
     (train.Warmup(train.Step(1.0, 3), 4, start=0.5), {0: 0.5, 2: 0.75, 4: 0.1}),
 ]
@@ -279,10 +280,35 @@ def test_reduce_on_plateau() -> None:
         schedule.observe({"loss": loss})
         seen.append(schedule.rate(0))
     assert seen == [1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3]
-    other = train.ReduceOnPlateau(1.0, "loss", factor=0.5, patience=2)
-    other.load_state(schedule.state())
-    assert other.rate(0) == 0.3
-    assert other.watch.best == 3.0
+    schedule.reset()
+    assert (schedule.rate(0), schedule.watch.best, schedule.watch.waited) == (1, math.inf, 0)
+
+
+def test_a_plateau_waits_anew_after_each_reduction() -> None:
+    schedule = train.ReduceOnPlateau(1.0, "loss", factor=0.5, patience=2)
+    seen = [schedule.observe({"loss": 1.0}) or schedule.rate(0) for _ in range(7)]
+    assert seen == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_equal_values_do_not_improve() -> None:
+    schedule = train.ReduceOnPlateau(1.0, "loss", min_change=0.5, patience=9)
+    assert [schedule.watch.improved({"loss": v}) for v in (2.0, 1.5, 1.25)] == [True, False, True]
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: train.Warmup(s, 2)])
+def test_the_state_of_a_plateau_is_all_of_it(wrap: Callable[[Any], train.Schedule]) -> None:
+    """Both go on in the same way, also from the middle of a wait, and in a warm-up."""
+
+    def made() -> train.Schedule:
+        return wrap(train.ReduceOnPlateau(1.0, "loss", factor=0.5, patience=3))
+
+    one, other = made(), made()
+    for loss in (2.0, 1.0, 1.0, 1.0):
+        one.observe({"loss": loss})
+    other.load_state(one.state())
+    for schedule in (one, other):
+        schedule.observe({"loss": 1.0})
+        assert schedule.rate(9) == 0.5
 
 
 # -- clipping, penalties, limits
@@ -364,8 +390,9 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: train.AdamW(decay=-1), "decay=-1"),
     (lambda: train.Step(0.1, every=0), "every=0"),
     (lambda: train.Cosine(0.1, epochs=-3), "epochs=-3"),
-    (lambda: train.ReduceOnPlateau(0.1, patience=0), "patience=0: need an int of 1 or more"),
-    (lambda: train.ReduceOnPlateau(0.1, "mine"), "say 'min' or 'max' for 'mine'"),
+    (lambda: train.ReduceOnPlateau(0.1, patience=0), "patience is 0; need an integer of at least"),
+    (lambda: train.ReduceOnPlateau(0.1, factor=1.0), "factor=1.0: need a number, 0 < factor < 1"),
+    (lambda: train.ReduceOnPlateau(0.1, least=0.2), "least=0.2: need a number, 0 <= least <= rate"),
     (lambda: train.L2(-1), "strength=-1"),
     (lambda: train.MaxNorm(0), "limit=0"),
 ]  # fmt: skip

@@ -21,6 +21,7 @@ import graphc as gx
 from graphc import nn, train
 from graphc.train import loop as loop_module
 from graphc.train.metrics import METRICS, Metric
+from graphc.train.source import Source
 
 RNG = np.random.default_rng(0)
 CENTRES = np.array([[2, 0, 0, 1], [0, 2, 0, -1], [0, 0, 2, 0]], "float32")
@@ -500,10 +501,97 @@ def test_early_stopping_restores_the_best() -> None:
 
 
 def test_early_stopping_upwards_and_without_restoring() -> None:
-    stopping = train.EarlyStopping("val_accuracy", patience=1, restore=False)
+    stopping = train.EarlyStopping("val_accuracy", patience=1, mode="max", restore=False)
     for epoch, (value, improves) in enumerate([(0.5, True), (0.7, True), (0.6, False)]):
         assert stopping.watch.improved({"epoch": epoch, "val_accuracy": value}) == improves
     assert stopping.watch.exhausted
+
+
+def test_the_best_is_back_also_where_nothing_stopped() -> None:
+    kept: list[dict[str, np.ndarray]] = []
+
+    class Keep(train.Callback):
+        def on_epoch(self, trainer: train.Trainer, row: Any) -> None:
+            kept.append(values(trainer.model))
+
+    made, stopping = trainer(backend="numpy"), train.EarlyStopping(patience=9)
+    history = made.fit(Shuffled(), 4, VALIDATION, [Scripted([3, 1, 2, 2]), stopping, Keep()])
+    assert same(values(made.model), kept[1])
+    assert (history.stopped, history.best_epoch) == ("", 2)
+    assert made.fit(Shuffled(), 1).best_epoch is None
+
+
+def test_what_was_used_before_begins_anew(tmp_path: Path) -> None:
+    """Callbacks with each fit, a schedule with each trainer: the second model gets nothing of the
+    first one's."""
+
+    def made() -> train.Optimizer:
+        return train.SGD(train.ReduceOnPlateau(0.1, factor=0.5, patience=1, min_change=100))
+
+    stopping, plateau = train.EarlyStopping(patience=2), made()
+    keep = train.Checkpoint(tmp_path / "a", monitor="val_loss")
+    first = trainer(optimizer=plateau, backend="numpy")
+    first.fit(Shuffled(), 9, VALIDATION, [Scripted([1, 2, 2]), stopping, keep])
+    assert (first.epoch, stopping.best_epoch, plateau.schedule.rate(0)) == (3, 1, 0.025)
+    second = trainer(optimizer=plateau, backend="numpy")
+    keep.folder = tmp_path / "b"
+    history = second.fit(Shuffled(), 9, VALIDATION, [Scripted([9, 8, 9, 9]), stopping, keep])
+    assert history["rate"] == [0.1, 0.1, 0.05, 0.025]
+    assert stopping.best_epoch == 2
+    best = trainer(optimizer=made(), backend="numpy")
+    best.restore(tmp_path / "b" / "best.safetensors")
+    assert best.epoch == 2
+    assert same(values(best.model), values(second.model))
+    rates = second.fit(Shuffled(), 1, VALIDATION, [Scripted([9] * 5), stopping, keep])["rate"]
+    assert (stopping.best_epoch, stopping.reason) == (5, "")
+    assert rates[-1] == 0.0125  # of one trainer the schedule goes on
+
+
+def test_a_schedule_counts_from_where_it_was_set() -> None:
+    cosine = [train.Cosine(0.1, 3).rate(e + 0.75) for e in range(3)]
+    made = trainer(optimizer=train.SGD(0.5), backend="numpy")
+    made.fit(Shuffled(), 2)
+    made.optimizer.rate = train.Cosine(0.1, epochs=3)
+    assert made.fit(Shuffled(), 2)["rate"][2:] == pytest.approx(cosine[:2])
+    assert made.fit(Shuffled(), 1)["rate"][4:] == pytest.approx(cosine[2:])
+    before = values(made.model)
+    with pytest.raises(gx.InputError) as caught:
+        made.fit(Shuffled(), 1)
+    assert str(caught.value).startswith(
+        "optimizer: the rate of Cosine(0.1, epochs=3.0, final=0.0) is 0 for the whole of epoch 6, "
+        "and it began with epoch 3; set a new one, trainer.optimizer.rate = ..."
+    )
+    assert same(values(made.model), before)
+    made.optimizer.rate = train.Cosine(0.1, epochs=3)
+    assert made.fit(Shuffled(), 1)["rate"][5:] == pytest.approx(cosine[:1])
+    made.optimizer = train.SGD(train.Cosine(0.1, epochs=3))
+    assert made.fit(Shuffled(), 1)["rate"][6:] == pytest.approx(cosine[:1])
+
+
+def test_stopping_within_an_epoch_finishes_it() -> None:
+    class Stop(train.Callback):
+        def on_step(self, trainer: train.Trainer) -> None:
+            if trainer.step == 5:
+                trainer.stop("enough")
+
+    class Never(train.Callback):
+        def on_start(self, trainer: train.Trainer, epochs: int, batches: int) -> None:
+            trainer.stop("not today")
+
+    made = trainer(backend="numpy")
+    assert made.fit(Shuffled(), 9, callbacks=[Stop()]).stopped == "enough"
+    assert made.step == 8
+    assert made.fit(Shuffled(), 9, callbacks=[Never()]).stopped == "not today"
+    assert made.step == 8
+
+
+def test_a_method_that_is_never_called_is_refused() -> None:
+    with pytest.raises(gx.InputError) as caught:
+        type("Mine", (train.Callback,), {"on_epoch_end": lambda self: None})
+    assert str(caught.value) == (
+        "Mine.on_epoch_end is never called: need on_start, on_step, on_epoch, on_end or "
+        "on_interrupt"
+    )
 
 
 def test_plateau_lowers_the_rate_of_a_run() -> None:
@@ -567,6 +655,58 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+MATRIX = [train.confusion_matrix(3)]  # its sum is the number of rows that were counted
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_epoch_goes_on_with_batches_of_its_kind() -> None:
+    """After Ctrl-C within an epoch; with others it begins anew."""
+    for size, steps in ((16, 4), (30, 6)):
+        made = trainer(backend="numpy", metrics=MATRIX)
+        with pytest.raises(KeyboardInterrupt):
+            made.fit(train.Batches(X[:60], Y[:60], 16), 3, callbacks=[Interrupt(4)])
+        assert made.fit(train.Batches(X[:60], Y[:60], size), 1).rows[-1]["epoch"] == 1
+        assert made.step == steps
+        assert made.history["confusion_matrix"][0].sum() == 60
+
+
+def test_an_epoch_that_failed_begins_anew() -> None:
+    """Results of its first steps are lost with the window: its row must not lack them."""
+
+    class Fail(train.Callback):
+        def on_step(self, trainer: train.Trainer) -> None:
+            if trainer.step == 6:
+                raise OSError("the disk is full")
+
+    made = trainer(backend="numpy", metrics=MATRIX)
+    with pytest.raises(OSError, match="disk"):
+        made.fit(Shuffled(), 3, callbacks=[Fail()])
+    made.fit(Shuffled(), 1)
+    assert [m.sum() for m in made.history["confusion_matrix"]] == [60, 60]
+    made.optimizer.rate, good = 1e30, values(made.model)
+    with pytest.raises(gx.NonFiniteError):
+        made.fit(Shuffled(), 3)
+    made.optimizer.rate = 0.1
+    for name, p in made.state().items():
+        p.value = good.get(name, 0 * p.value)
+    made.fit(Shuffled(), 1)
+    assert [m.sum() for m in made.history["confusion_matrix"]] == [60, 60, 60]
+
+
+def test_batches_before_the_position_are_not_made() -> None:
+    class Counted(Shuffled):
+        def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+            starts.append((number, start))
+            yield from list(super().epoch(number))[start:]
+
+    starts: list[tuple[int, int]] = []
+    source = Source(Counted(), "batches")
+    assert len(list(source.epoch(2, 3))) == 1
+    assert starts == [(2, 3)]
+    assert len(list(Source(Shuffled(), "batches").epoch(2, 3))) == 1
+    assert len(list(Source([(X, Y)] * 5, "batches").epoch(2, 3))) == 2
+
+
 # -- what is not finite
 
 
@@ -613,6 +753,35 @@ def test_parameters_that_overflow_are_found_in_the_last_step() -> None:
     np.testing.assert_array_equal(w.value, np.full(4, 1e19, "float32"))
 
 
+@pytest.mark.parametrize("window", [64, 2])
+def test_the_first_step_that_leaves_what_is_not_finite_is_named(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's squares overflow in step 3, and no loss is ever the worse for it."""
+    monkeypatch.setattr(loop_module, "WINDOW", window)
+    x = np.ones((6, 8, 4), "float32")
+    x[2, 0, 0] = 1e21
+    w = gx.param("w", np.zeros(4, "float32"))
+    made = train.Trainer(lambda rows: rows @ w, lambda p, t: (p * t).mean(), train.Adam(1e-3),
+                         backend="numpy")  # fmt: skip
+    with pytest.raises(gx.NonFiniteError) as caught:
+        made.fit([(rows, np.ones(8, "float32")) for rows in x], 1)
+    assert str(caught.value).startswith("step 3, batch 3 of epoch 1: ")
+    assert made.step == 2
+    assert np.isfinite(w.value).all()
+
+
+def test_an_update_that_overflows_before_the_loss_does() -> None:
+    """Step 2 leaves an infinite parameter; the loss tells one step later."""
+    w = gx.param("w", np.zeros(4, "float32"))
+    made = train.Trainer(lambda rows: rows @ w, lambda p, t: (p * t).mean(), train.SGD(1e30),
+                         backend="numpy")  # fmt: skip
+    x, y = np.ones((4, 8, 4), "float32"), np.ones(8, "float32")
+    with pytest.raises(gx.NonFiniteError) as caught:
+        made.fit([(rows * (1e10 if i == 1 else 1), y) for i, rows in enumerate(x)], 1)
+    assert str(caught.value).startswith("step 2, batch 2 of epoch 1: ")
+
+
 # -- history and progress
 
 
@@ -639,10 +808,27 @@ def test_history_in_all_forms(tmp_path: Path) -> None:
     assert [a.get_title() for a in figure.axes] == ["loss", "accuracy"]
     training, validation = figure.axes[0].lines
     assert [training.get_label(), validation.get_label()] == ["training", "validation"]
+    assert training.get_marker() == "."  # a single epoch has no line
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     assert np.isnan(validation.get_ydata()).tolist() == [False, False, False, True]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(KeyError, match="there is epoch, loss"):
         history["recall"]
+
+
+def test_json_has_no_nan() -> None:
+    history = train.History()
+    history.rows.append({"epoch": 1, "loss": math.nan, "parts": np.array([1.0, math.inf])})
+    rows = json.loads(history.to_json(), parse_constant=pytest.fail)["rows"]
+    assert rows == [{"epoch": 1, "loss": None, "parts": [1.0, None]}]
+
+
+def test_the_best_epoch_is_marked() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    stopping = train.EarlyStopping(patience=1)
+    made = trainer(backend="numpy")
+    history = made.fit(Shuffled(), 9, VALIDATION, [Scripted([2, 1, 2]), stopping])
+    assert list(history.plot().axes[0].lines[-1].get_xdata()) == [2, 2]
 
 
 def test_progress_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -690,15 +876,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer().evaluate(X, Y + 7), "data: label 9 is out of range"),
     (lambda: trainer().predict(X[:0]), "need an array [rows, ...] with rows"),
     (lambda: trainer().fit((X, Y), 1, callbacks=[train.EarlyStopping()]),
-     "monitor='val_loss': there is loss, rate; pass validation="),
+     "monitor='val_loss': no number has this name; there is loss, rate; pass validation="),
     (lambda: trainer(optimizer=train.SGD(train.ReduceOnPlateau(0.1))).fit((X, Y), 1),
      "monitor='val_loss'"),
     (lambda: trainer(optimizer=train.SGD(train.Warmup(train.ReduceOnPlateau(0.1), 3))).fit(
         (X, Y), 1), "monitor='val_loss'"),
-    (lambda: train.EarlyStopping(patience=0), "patience=0: need an int of 1 or more"),
-    (lambda: train.EarlyStopping(min_change=-1), "min_change=-1: need a number >= 0"),
-    (lambda: train.EarlyStopping("mine"), "say 'min' or 'max' for 'mine'"),
-    (lambda: train.Checkpoint("runs", keep=0), "keep=0"),
+    (lambda: train.EarlyStopping(patience=0), "patience is 0; need an integer of at least 1"),
+    (lambda: train.EarlyStopping(min_change=-1), "min_change is -1; need a finite number of"),
+    (lambda: train.Checkpoint("runs", keep=0), "Checkpoint: keep is 0"),
     (lambda: train.top_k(0), "k=0"),
     (lambda: trainer(loss=lambda p, t: p).fit((X, Y), 1), "loss: need a scalar node"),
     (lambda: trainer(lambda x: 3, loss="mse").fit((X, X), 1), "model: gave int, not a node"),
@@ -747,7 +932,6 @@ def test_each_loss_by_name_trains() -> None:
 
 def test_every_metric_by_name_has_a_direction() -> None:
     assert all(m.mode in ("min", "max") for m in METRICS.values())
-    assert math.isinf(train.EarlyStopping("r2").watch.best)
 
 
 def test_what_may_be_watched_is_what_the_history_holds() -> None:
@@ -759,3 +943,45 @@ def test_what_may_be_watched_is_what_the_history_holds() -> None:
         made.fit(Shuffled(), 5, callbacks=[train.EarlyStopping("val_loss")])
     assert made.run.began is None
     assert len(history) == 2
+
+
+def test_numbers_are_watched_in_their_own_direction() -> None:
+    """A user's metric says it; what is no number, and what is not there, is refused by name."""
+    largest = Metric("largest", lambda p, t: p.max(), "max", lambda v, rows: float(v.max()))
+    parts = Metric("parts", lambda p, t: gx.stack([p.mean(), t.mean()]), None, lambda v, rows: v)
+    made = trainer(backend="numpy", loss="mse", model=SCALAR,
+                   metrics=["r2", largest, parts, squares])  # fmt: skip
+    data = X, X[:, :1]
+    for monitor, message in (
+        ("parts", "no number has this name; there is loss, r2, largest, squares, rate"),
+        ("los", "monitor='los': no number has this name; there is loss, r2"),
+        ("squares", "mode=None: say 'min' or 'max' for 'squares', which has no mode"),
+        ("rate", "say 'min' or 'max' for 'rate'"),
+    ):
+        with pytest.raises(gx.InputError) as caught:
+            made.fit(data, 1, callbacks=[train.EarlyStopping(monitor)])
+        assert message in str(caught.value)
+    for monitor, sign in (("r2", -1), ("largest", -1), ("val_largest", -1), ("loss", 1)):
+        stopping = train.EarlyStopping(monitor)
+        made.fit(data, 1, data, callbacks=[stopping])
+        assert stopping.watch.sign == sign, monitor
+
+
+def squares(prediction: gx.Node, target: gx.Node) -> gx.Node:
+    return ((prediction - target) ** 2).mean()
+
+
+def test_callbacks_and_schedules_show_what_they_are() -> None:
+    for shown, wanted in (
+        (train.EarlyStopping(),
+         "EarlyStopping('val_loss', patience=5, min_change=0, restore=True)"),
+        (train.Checkpoint("a", monitor="loss"),
+         "Checkpoint('a', epochs=1, keep=2, monitor='loss')"),
+        (train.Checkpoint("a", steps=5), "Checkpoint('a', steps=5, keep=2)"),
+        (train.Warmup(train.Step(0.1, 30), 2),
+         "Warmup(Step(0.1, every=30.0, factor=0.1), epochs=2.0, start=0.1)"),
+        (train.ReduceOnPlateau(0.1, mode="max"), "ReduceOnPlateau(0.1, 'val_loss', patience=5, "
+         "min_change=0, mode='max', factor=0.1, least=0.0)"),
+        (train.Constant(0.1), "Constant(0.1)"),
+    ):  # fmt: skip
+        assert repr(shown) == wanted

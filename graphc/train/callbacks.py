@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,25 +11,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import graphc as gx
-from graphc.train.watch import Watch
+from graphc.train.data_checks import flag, listed, whole
+from graphc.train.watch import Columns, Watch
 
 if TYPE_CHECKING:
     from graphc.train.trainer import Trainer
 
 Row = Mapping[str, Any]
+BEST = "best.safetensors"
 
 
 class Callback:
-    """Override what is needed. `row` is that of the history: `loss`, metrics, `val_...`, `rate`."""
+    """Override what is needed. `row` is that of the history: `loss`, metrics, `val_...`, `rate`.
+
+    InputError for a class with a method `on_...` that no trainer calls.
+    """
 
     last = False  # whether it is called after the others, whose states it needs
     keeps_state = False
 
-    def check(self, names: list[str]) -> None:
-        """Raise InputError before training if a row will not hold what is needed."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        there = [n for n in vars(Callback) if n.startswith("on_")]
+        for name in vars(cls):
+            if name.startswith("on_") and name not in there:
+                raise gx.InputError(f"{cls.__name__}.{name} is never called: need {listed(there)}")
+
+    def check(self, columns: Columns) -> None:
+        """Raise InputError before training if a row will not hold what is needed. `columns`: the
+        numbers that it will hold by name, with "min" or "max" where one of them is better."""
 
     def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:
-        """Before the first step; the run ends at epoch number `epochs`, of `batches` steps each."""
+        """Before anything is trained: begin anew, or raise InputError where that cannot be. The fit
+        ends at epoch number `epochs`, of `batches` steps each. `load_state` comes after it, where
+        the fit of a checkpoint goes on."""
 
     def on_step(self, trainer: Trainer) -> None:
         """After each step. Its results are not waited for: ask for values and they are."""
@@ -37,7 +53,7 @@ class Callback:
         """After each epoch."""
 
     def on_end(self, trainer: Trainer) -> None:
-        """After the last epoch, also after `trainer.stop(reason)`."""
+        """After the last epoch, also after `trainer.stop(reason)`, which lets an epoch end."""
 
     def on_interrupt(self, trainer: Trainer) -> None:
         """After Ctrl-C, when the step in progress is complete."""
@@ -54,11 +70,12 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stops when `monitor` has not improved by more than `min_change` for `patience` epochs, and
-    puts the parameters of the best epoch back, if `restore`. `reason` says when and why.
+    """Stops when `monitor` has not improved by more than `min_change` for `patience` epochs.
+    `reason` says when and why, `best_epoch` which one was best; each fit begins anew.
 
-    `mode`: "min" or "max", known for the losses and metrics of train. Prechelt 1998, Early Stopping
-    - But When?
+    `restore`: the parameters of the best epoch are put back at the end of the fit, stopped early or
+    not. The optimizer's states stay those of the last epoch. `mode`: "min" or "max", known for the
+    loss and for metrics that have one. Prechelt 1998, Early Stopping - But When?
     """
 
     keeps_state = True
@@ -67,13 +84,21 @@ class EarlyStopping(Callback):
         self, monitor: str = "val_loss", *, patience: int = 5, min_change: float = 0.0,
         mode: str | None = None, restore: bool = True,
     ) -> None:  # fmt: skip
-        self.watch = Watch(monitor, patience=patience, min_change=min_change, mode=mode)
-        self.restore, self.reason = restore, ""
-        self._best: dict[str, np.ndarray] = {}
-        self.best_epoch = 0
+        self.watch = Watch(
+            "EarlyStopping", monitor, patience=patience, min_change=min_change, mode=mode
+        )
+        self.restore = flag("EarlyStopping", "restore", restore)
+        self._reset()
 
-    def check(self, names: list[str]) -> None:
-        self.watch.check(names)
+    def __repr__(self) -> str:
+        return f"EarlyStopping({self.watch}, restore={self.restore})"
+
+    def check(self, columns: Columns) -> None:
+        self.watch.check(columns)
+
+    def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:
+        self.watch.reset()
+        self._reset()
 
     def on_epoch(self, trainer: Trainer, row: Row) -> None:
         if self.watch.improved(row):
@@ -92,9 +117,10 @@ class EarlyStopping(Callback):
             trainer.stop(self.reason)
 
     def on_end(self, trainer: Trainer) -> None:
-        if self.restore:
-            for name, value in self._best.items():
-                trainer.network.params[name].value = value
+        for name, value in self._best.items():
+            trainer.network.params[name].value = value
+        if self._best:
+            trainer.history.best_epoch = self.best_epoch
 
     def state(self) -> dict[str, Any]:
         best = {f"best.{name}": value for name, value in self._best.items()}
@@ -107,12 +133,18 @@ class EarlyStopping(Callback):
             k.removeprefix("best."): v for k, v in state.items() if isinstance(v, np.ndarray)
         }
 
+    def _reset(self) -> None:
+        self.best_epoch, self.reason = 0, ""
+        self._best: dict[str, np.ndarray] = {}
+
 
 class Checkpoint(Callback):
-    """Writes checkpoints to a folder: the last `keep`, and `best.safetensors` if there is a
-    `monitor`. One each `epochs` epochs, or each `steps` steps; and after Ctrl-C.
+    """Writes checkpoints to a folder: one each `epochs` epochs, or each `steps` steps, after Ctrl-C
+    and at the end of the fit, of which the last `keep` stay; and `best.safetensors` of the epoch
+    whose `monitor` was best in this fit, if there is one.
 
-    `trainer.restore(folder)` goes on from the last one.
+    `trainer.restore(folder)` goes on from the last one. Before training, `fit` raises InputError
+    for a folder that cannot be, or that holds checkpoints of another run.
     """
 
     last = True
@@ -123,21 +155,34 @@ class Checkpoint(Callback):
         keep: int = 2, monitor: str | None = None, mode: str | None = None,
         on_interrupt: bool = True,
     ) -> None:  # fmt: skip
-        for name, value in (("epochs", epochs), ("steps", steps or 1), ("keep", keep)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise gx.InputError(f"{name}={value!r}: need an int of 1 or more")
-        self.folder, self.epochs, self.steps, self.keep = Path(folder), epochs, steps, keep
-        self.watch = Watch(monitor, mode=mode) if monitor else None
-        self._on_interrupt = on_interrupt
+        self.folder = Path(folder)
+        self.epochs = whole("Checkpoint", "epochs", epochs, 1)
+        self.steps = None if steps is None else whole("Checkpoint", "steps", steps, 1)
+        self.keep = whole("Checkpoint", "keep", keep, 1)
+        self.watch = None if monitor is None else Watch("Checkpoint", monitor, mode=mode)
+        self._on_interrupt = flag("Checkpoint", "on_interrupt", on_interrupt)
+        self._own: list[str] = []  # files of this run, the last one last
 
-    def check(self, names: list[str]) -> None:
+    def __repr__(self) -> str:
+        each = f"epochs={self.epochs}" if self.steps is None else f"steps={self.steps}"
+        best = "" if self.watch is None else f", monitor={self.watch.monitor!r}"
+        return f"Checkpoint({str(self.folder)!r}, {each}, keep={self.keep}{best})"
+
+    def check(self, columns: Columns) -> None:
         if self.watch is not None:
-            self.watch.check(names)
+            self.watch.check(columns)
 
     def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(".*.tmp"):  # of a process that was killed
-            left_over.unlink(missing_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise gx.InputError(f"folder={str(self.folder)!r}: need a folder: {error}") from None
+        self._refuse_other_runs(trainer.step)
+        for left_over in self.folder.glob(".*.tmp"):
+            if _is_abandoned(left_over.name):
+                left_over.unlink(missing_ok=True)
+        if self.watch is not None:
+            self.watch.reset()
 
     def on_step(self, trainer: Trainer) -> None:
         if self.steps is not None and trainer.step % self.steps == 0:
@@ -145,27 +190,65 @@ class Checkpoint(Callback):
 
     def on_epoch(self, trainer: Trainer, row: Row) -> None:
         if self.watch is not None and self.watch.improved(row):
-            trainer.save(self.folder / "best.safetensors")
+            trainer.save(self.folder / BEST)
         if self.steps is None and trainer.epoch % self.epochs == 0:
             self._save(trainer)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self._save(trainer)  # of the parameters that stay, which may be those of the best epoch
 
     def on_interrupt(self, trainer: Trainer) -> None:
         if self._on_interrupt:
             self._save(trainer)
 
     def state(self) -> dict[str, Any]:
-        return self.watch.state() if self.watch is not None else {}
+        watch = {} if self.watch is None else self.watch.state()
+        return {**watch, "folder": str(self.folder.resolve()), "own": list(self._own)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        if self.watch is not None:
+        if self.watch is not None and "best" in state:
             self.watch.load_state(state)
+        if state["folder"] == str(self.folder.resolve()):
+            self._own = list(state["own"])
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save(self.folder / f"step-{trainer.step:010}.safetensors")
-        for old in written(self.folder)[: -self.keep]:
-            old.unlink(missing_ok=True)
+        name = _name(trainer.step)
+        self._own = [*(n for n in self._own if n != name), name]
+        trainer.save(self.folder / name)
+        for old in self._own[: -self.keep]:
+            (self.folder / old).unlink(missing_ok=True)
+        self._own = self._own[-self.keep :]
+
+    def _refuse_other_runs(self, step: int) -> None:
+        """Whose files would be taken for those of this run, or be overwritten."""
+        others = [p.name for p in written(self.folder) if p.name > _name(step)]
+        if not step and (self.folder / BEST).exists():
+            others.append(BEST)
+        if others:
+            raise gx.InputError(
+                f"folder={str(self.folder)!r} holds {', '.join(others)}, and this run is at step "
+                f"{step}: restore from there, take another folder, or remove them"
+            )
 
 
 def written(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the last one last."""
     return sorted(folder.glob("step-*.safetensors"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:010}.safetensors"
+
+
+def _is_abandoned(name: str) -> bool:
+    """Whether a file was being written by a process that is no more."""
+    found = re.fullmatch(r"\.(?:step-\d+|best)\.safetensors\.(\d{1,9})\.tmp", name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is that of another user
+        pass
+    return False

@@ -18,13 +18,20 @@ import graphc as gx
 from graphc.nn.layer import compare
 from graphc.nn.tensor_file import PARAMETER, RUN, prefixed, read_tensors, under, write_tensors
 from graphc.train.callbacks import written
-from graphc.train.history import plain
-from graphc.train.network import Signature
+from graphc.train.history import plain, rows_of
+from graphc.train.network import Network, Signature
 
 if TYPE_CHECKING:
+    from graphc.train.optimizers import Optimizer
     from graphc.train.trainer import Trainer
 
-VERSION = 1
+VERSION = 2
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "seed": int,
+    "step": int, "epoch": int, "position": int, "source": dict, "began": (int, type(None)),
+    "stopping": str, "callbacks": list, "history": list, "stopped": str,
+    "best_epoch": (int, type(None)), "frozen": list,
+}  # fmt: skip
 Arrays = dict[str, np.ndarray]
 
 
@@ -40,18 +47,18 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         **prefixed("epoch", run.totals.arrays()),
     }
     callbacks: list[dict[str, Any]] = []
-    for i, callback in enumerate(trainer.callbacks):
-        state = callback.state()
+    for i, state in enumerate(run.callbacks if trainer.loop is None else trainer.loop.states):
         held = {k: v for k, v in state.items() if isinstance(v, np.ndarray)}
         arrays.update(prefixed(f"callback.{i}", held))
-        plain_ones = {k: v for k, v in state.items() if k not in held}
-        callbacks.append({"kind": type(callback).__name__, **plain_ones})
+        callbacks.append({k: v for k, v in state.items() if k not in held})
+    history = trainer.history
     facts = {
         "version": VERSION, "signature": vars_of(trainer.network.signature),
-        "optimizer": type(optimizer).__name__, "schedule": optimizer.schedule.state(),
-        "seed": trainer.seed, "step": run.step, "epoch": run.epoch, "position": run.position,
-        "began": run.began, "stopping": run.stopping, "callbacks": callbacks,
-        "history": plain(trainer.history.rows), "stopped": trainer.history.stopped,
+        "optimizer": type(optimizer).__name__, "schedule": _schedule(optimizer),
+        "scheduled": run.scheduled, "seed": trainer.seed, "step": run.step, "epoch": run.epoch,
+        "position": run.position, "source": run.source, "began": run.began,
+        "stopping": run.stopping, "callbacks": callbacks, "history": plain(history.rows),
+        "stopped": history.stopped, "best_epoch": history.best_epoch,
         "frozen": [n for n, p in params.items() if not p.trainable],
     }  # fmt: skip
     write_tensors(path, arrays, {RUN: json.dumps(facts)})
@@ -60,70 +67,127 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
 def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """Put the run of a file into the trainer; CheckpointError, changing nothing, if it does not
     fit."""
-    file = _last(Path(path))
-    arrays, texts = read_tensors(file)
-    facts = _facts(texts, file)
+    file, arrays, facts = _read(Path(path))
     optimizer = trainer.optimizer
     if facts["optimizer"] != type(optimizer).__name__:
         raise gx.CheckpointError(
             f"{file} is of optimizer {facts['optimizer']}, not {type(optimizer).__name__}"
         )
     try:
-        network = trainer.declare(Signature(**_tuples(facts["signature"])))
-    except gx.GraphcError as error:
+        network = trainer.declared(Signature(**_tuples(facts["signature"])))
+    except (gx.GraphcError, TypeError, ValueError) as error:
         raise gx.CheckpointError(f"{file} is of another model: {error}") from None
-    params = network.params
-    states = optimizer.make_states(params.values(), under("optimizer", arrays))
-    for part, own in ((PARAMETER, params), ("optimizer", states)):
+    params = network.params.values()
+    states = optimizer.trial().make_states(params, under("optimizer", arrays))
+    for part, own in ((PARAMETER, network.params), ("optimizer", states)):
         report = compare(own, under(part, arrays))
         if not report.complete:
             raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
-    _put(trainer, facts, arrays, {**params, **states})
+    if facts["position"]:
+        _check_results(trainer, network, under("epoch", arrays), file)
+    _load_schedule(optimizer, facts["schedule"], file)  # the last that may be refused
+    trainer.take(network)
+    _put(trainer, facts, arrays)
     trainer.forget_programs()  # the optimizer may have other states than before
 
 
-def _put(
-    trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays, own: Mapping[str, gx.Param]
-) -> None:
+def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
     """All has been checked: take it over."""
+    optimizer, params = trainer.optimizer, trainer.network.params
     values = {**under(PARAMETER, arrays), **under("optimizer", arrays)}
-    for name, param in own.items():
+    for name, param in {**params, **optimizer.make_states(params.values(), values)}.items():
         param.value = values[name]
-        if name in trainer.network.params:
+        if name in params:
             param.trainable = name not in facts["frozen"]
-    trainer.optimizer.keep_states(values)
-    run = trainer.run
-    trainer.seed = int(facts["seed"])
-    run.step, run.epoch, run.position = (int(facts[k]) for k in ("step", "epoch", "position"))
-    run.began, run.stopping = facts["began"], str(facts["stopping"])
+    optimizer.keep_states(values)
+    run, history = trainer.run, trainer.history
+    trainer.seed = facts["seed"]
+    run.step, run.epoch, run.position = facts["step"], facts["epoch"], facts["position"]
+    run.source, run.began, run.stopping = facts["source"], facts["began"], facts["stopping"]
+    run.schedule, run.scheduled = optimizer.schedule, facts["scheduled"]
     run.totals.load(under("epoch", arrays))
     run.callbacks = [
         {**state, **under(f"callback.{i}", arrays)} for i, state in enumerate(facts["callbacks"])
     ]
-    trainer.optimizer.schedule.load_state(facts["schedule"])
-    trainer.history.rows, trainer.history.stopped = list(facts["history"]), str(facts["stopped"])
+    history.rows, history.stopped = rows_of(facts["history"]), facts["stopped"]
+    history.best_epoch = facts["best_epoch"]
 
 
-def _last(path: Path) -> Path:
+def _schedule(optimizer: Optimizer) -> dict[str, Any]:
+    return {"kind": type(optimizer.schedule).__name__, **optimizer.schedule.state()}
+
+
+def _load_schedule(optimizer: Optimizer, saved: Mapping[str, Any], file: Path) -> None:
+    """CheckpointError, changing nothing, for the state of another schedule."""
+    own, schedule = _schedule(optimizer), optimizer.schedule
+    if own.keys() != saved.keys() or own["kind"] != saved["kind"]:
+        raise gx.CheckpointError(
+            f"{file} is of a schedule {saved.get('kind')} that keeps {', '.join(saved)}; this "
+            f"optimizer has {schedule!r}: give it such a one, and set optimizer.rate afterwards"
+        )
+    try:
+        schedule.load_state(saved)
+    except (TypeError, ValueError, KeyError) as error:
+        schedule.load_state(own)
+        raise gx.CheckpointError(f"{file} is damaged: its schedule: {error}") from None
+
+
+def _check_results(trainer: Trainer, network: Network, results: Arrays, file: Path) -> None:
+    """CheckpointError if the results of the epoch in progress are of other metrics."""
+    have = {name.removeprefix("output.") for name in results if name != "rows"}
+    need = {*network.outputs, *(["penalty"] if trainer.is_penalised(network) else [])}
+    if have != need:
+        raise gx.CheckpointError(
+            f"{file} was written within an epoch with {', '.join(sorted(have))}; this trainer has "
+            f"{', '.join(sorted(need))}: take the same metrics and penalties, or the checkpoint "
+            "from the end of an epoch"
+        )
+
+
+def _read(path: Path) -> tuple[Path, Arrays, dict[str, Any]]:
     """The file itself, or the last checkpoint of a folder."""
     if not path.is_dir():
-        return path
+        return _read_file(path)
     found = written(path)
     if not found:
         raise gx.CheckpointError(f"{path} holds no checkpoint, step-*.safetensors")
-    return found[-1]
+    try:
+        return _read_file(found[-1])
+    except gx.CheckpointError as error:
+        older = [str(p) for p in found[:-1] if _is_whole(p)]
+        hint = f"; older and whole: {', '.join(older)}" if older else ""
+        raise gx.CheckpointError(f"{error}{hint}") from None
 
 
-def _facts(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
+def _is_whole(file: Path) -> bool:
+    try:
+        _read_file(file)
+    except gx.CheckpointError:
+        return False
+    return True
+
+
+def _read_file(file: Path) -> tuple[Path, Arrays, dict[str, Any]]:
+    arrays, texts = read_tensors(file)
     if RUN not in texts:
         raise gx.CheckpointError(
             f"{file} is no checkpoint of a run, though a safetensors file; model.load reads "
             "parameters alone"
         )
-    facts = json.loads(texts[RUN])
-    if facts.get("version") != VERSION:
-        raise gx.CheckpointError(f"{file} has version {facts.get('version')}; need {VERSION}")
-    return facts
+    try:
+        facts = json.loads(texts[RUN])
+    except ValueError as error:
+        raise gx.CheckpointError(f"{file} is damaged: {RUN}: {error}") from None
+    version = facts.get("version") if isinstance(facts, dict) else None
+    if version != VERSION:
+        raise gx.CheckpointError(f"{file} has version {version}; need {VERSION}")
+    for name, kind in FACTS.items():
+        if not isinstance(facts.get(name, FACTS), kind):
+            raise gx.CheckpointError(f"{file} is damaged: {RUN} has no {name}, or an unfit one")
+    for name in ("callbacks", "history"):
+        if not all(isinstance(item, dict) for item in facts[name]):
+            raise gx.CheckpointError(f"{file} is damaged: {RUN} has an unfit item in {name}")
+    return file, arrays, facts
 
 
 def vars_of(signature: Signature) -> dict[str, Any]:

@@ -18,11 +18,13 @@ import graphc as gx
 
 class History:
     """Rows by epoch: `epoch` (from 1), `loss`, metrics, `val_...`, `rate`. `stopped`: why the run
-    ended before its last epoch, or ""."""
+    ended before its last epoch, or "". `best_epoch`: the one whose parameters `EarlyStopping` put
+    back at the end of the last fit, or None."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.stopped = ""
+        self.best_epoch: int | None = None
 
     def __getitem__(self, name: str) -> list[Any]:
         """The values of one name by epoch, None where an epoch has none."""
@@ -56,8 +58,9 @@ class History:
         return {name: self[name] for name in self.names}
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The rows as JSON, written to `path` if one is given."""
-        return _written(json.dumps({"rows": plain(self.rows), "stopped": self.stopped}), path)
+        """The rows as JSON, written to `path` if one is given; null for what is not finite."""
+        facts = {"rows": plain(self.rows, finite=True), "stopped": self.stopped}
+        return _written(json.dumps(facts, allow_nan=False), path)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """The rows as CSV with a header, written to `path` if one is given."""
@@ -68,10 +71,11 @@ class History:
         return _written(text.getvalue(), path)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Curves over the epochs, training and validation together; the figure of matplotlib,
-        which is also saved if there is a path."""
+        """Curves over the epochs, training and validation together, with a line at `best_epoch`;
+        the figure of matplotlib, which is also saved if there is a path."""
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
         except ImportError:
             raise gx.InputError("plot: needs matplotlib: pip install matplotlib") from None
         curves = {n: _curve(self[n]) for n in self.names if n not in ("epoch", "rate")}
@@ -82,21 +86,32 @@ class History:
         for theme, axes in zip(themes, rows[0], strict=False):
             for name, label in ((theme, "training"), (f"val_{theme}", "validation")):
                 if name in shown:
-                    axes.plot(self["epoch"], curves[name], label=label)
+                    axes.plot(self["epoch"], curves[name], marker=".", label=label)
+            if self.best_epoch is not None:
+                axes.axvline(self.best_epoch, color="gray", linestyle=":", label="best epoch")
             axes.set(xlabel="epoch", title=theme)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend()
         if path is not None:
             figure.savefig(path)
         return figure
 
 
-def plain(value: Any) -> Any:
-    """Arrays as lists and NumPy's numbers as Python's, for JSON."""
+def plain(value: Any, finite: bool = False) -> Any:
+    """Arrays as lists and NumPy's numbers as Python's, for JSON; `finite`: None for NaN and
+    infinity, which JSON does not have."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: plain(v, finite) for k, v in value.items()}
     if isinstance(value, list):
-        return [plain(v) for v in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        return [plain(v, finite) for v in value]
+    return None if finite and isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rows_of(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that `plain` made, with their arrays again."""
+    return [{k: np.array(v) if isinstance(v, list) else v for k, v in r.items()} for r in found]
 
 
 def _curve(values: list[Any]) -> list[float]:

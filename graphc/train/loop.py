@@ -1,18 +1,18 @@
 """The loop of `fit`: epochs over batches, with as little as possible between two steps.
 
 The loss of a step is not waited for. Every `WINDOW` steps the results are fetched, looked at, and
-the parameters are copied: where a loss is not finite, the steps since then are made again from the
-copy, the last of them in checking mode, which names the node where it began.
+what the steps change is copied: where something is not finite, the steps since then are made again
+from the copy, one by one, and the first that leaves such a thing once more in checking mode, which
+names the node where it began.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from graphc.train.callbacks import Callback
 from graphc.train.history import History
 from graphc.train.network import Network
 from graphc.train.progress import ProgressBar
+from graphc.train.schedules import Schedule
 from graphc.train.source import Source
 from graphc.train.totals import Totals, fetch
 
@@ -34,16 +35,20 @@ WINDOW = 64  # steps between two looks at the results
 
 @dataclass
 class Run:
-    """Where a run stands: steps and epochs made, batches of the epoch in progress and their
-    results. `began`: the epoch at which the fit in progress began."""
+    """Where a run stands: steps and epochs made, batches of the epoch in progress, what they were
+    of, and their results. `began`: the epoch at which the fit in progress began, or the one that a
+    restored checkpoint was written in."""
 
     step: int = 0
     epoch: int = 0
     position: int = 0
+    source: dict[str, Any] = field(default_factory=dict)
     began: int | None = None
     stopping: str = ""
     totals: Totals = field(default_factory=Totals)
     callbacks: list[dict[str, Any]] = field(default_factory=list)  # restored, for the next fit
+    schedule: Schedule | None = None  # the last one, and the epoch from which it counts
+    scheduled: int = 0
 
 
 class Loop:
@@ -61,10 +66,12 @@ class Loop:
         self.callbacks = sorted(callbacks, key=lambda c: c.last)
         if progress:
             self.callbacks.insert(0, ProgressBar())
-        self._check_names()
-        if self.run.began is None:
-            self.run.began, self.run.stopping = self.run.epoch, ""
-        self.end = self.run.began + epochs
+        self.goes_on = self.run.began is not None
+        self.began = self.run.epoch if self.run.began is None else self.run.began
+        self.end = self.began + epochs
+        self._check_columns()
+        self._check_source()
+        self._check_rate()
         self.window: list[tuple[Any, Any, Any]] = []
         self.copies: dict[gx.Param, np.ndarray] = {}
         self.latest: tuple[Any, Any, Any] = ((), (), {})  # x, y and the results of a step
@@ -72,26 +79,63 @@ class Loop:
 
     def go(self) -> History:
         """Run to the last epoch, or to what ends it before."""
-        trainer, run = self.trainer, self.run
-        self.program = trainer.program("train", self.network)
-        self.program.seed(trainer.seed, step=run.step)
-        self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
-        self._copy()
+        trainer, run, first = self.trainer, self.run, self.run.step
         trainer.loop = self
+        if not self.goes_on:
+            run.stopping = ""
         try:
-            self._start_callbacks()
+            for callback in self.callbacks:
+                callback.on_start(trainer, self.end, self.batches)
+            self.program = trainer.program("train", self.network)
+            self.program.seed(trainer.seed, step=run.step)
+            self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
+            self._copy()
+            self._begin()
             with _no_interrupt_within_a_step(self):
-                while run.epoch < self.end and not run.stopping and not self.interrupted:
-                    self._epoch()
-                self.settle()
-                self._call("on_interrupt" if self.interrupted else "on_end")
+                self._run()
         finally:
-            trainer.loop, run.began = None, None
+            trainer.loop = None
             self._call("close")
         if self.interrupted:
             raise KeyboardInterrupt
-        trainer.history.stopped = run.stopping
+        if run.step == first and not run.stopping:
+            trainer.history.stopped = (
+                f"nothing was trained: this run has made {run.epoch - self.began} of "
+                f"{self.end - self.began} epochs; a further fit, or more epochs, train on"
+            )
         return trainer.history
+
+    def _begin(self) -> None:
+        """Nothing is refused any more: the state of the run becomes that of this fit."""
+        run, history = self.run, self.trainer.history
+        if run.schedule is not self.schedule:
+            self.schedule.reset()
+            run.schedule, run.scheduled = self.schedule, run.epoch
+        self._load_callbacks()
+        if not self.goes_on:
+            history.stopped, history.best_epoch = "", None
+        if run.position and run.source != self.source.facts():
+            self._drop_epoch()
+        run.began, run.source, run.callbacks = self.began, self.source.facts(), []
+
+    def _run(self) -> None:
+        run = self.run
+        try:
+            while run.epoch < self.end and not run.stopping and not self.interrupted:
+                self._epoch()
+            self.settle()
+            self.trainer.history.stopped = run.stopping
+            self._call("on_interrupt" if self.interrupted else "on_end")
+        except BaseException:
+            self._drop_epoch()
+            raise
+        finally:
+            run.began = None
+
+    def _drop_epoch(self) -> None:
+        """The epoch in progress, of which results are lost or the data are not there any more,
+        begins anew."""
+        self.run.position, self.run.totals = 0, Totals()
 
     # -- one epoch
 
@@ -100,7 +144,7 @@ class Loop:
         hooks = [c.on_step for c in self.callbacks if type(c).on_step is not Callback.on_step]
         varies, set_rate = self.schedule.varies, self.trainer.optimizer.set_rate
         set_rate(self.rate_at(run.position))
-        for x, y in islice(self.source.epoch(run.epoch), run.position, None):
+        for x, y in self.source.epoch(run.epoch, run.position):
             if varies:
                 set_rate(self.rate_at(run.position))
             self.latest = (x, y, program(x=x, y=y))
@@ -133,7 +177,7 @@ class Loop:
 
     def rate_at(self, position: int) -> float:
         """The rate of one step of this epoch."""
-        return self.schedule.rate(self.run.epoch + position / self.batches)
+        return self.schedule.rate(self.run.epoch - self.run.scheduled + position / self.batches)
 
     # -- results
 
@@ -142,72 +186,110 @@ class Loop:
         if not self.window:
             return
         outputs = fetch([made for _, _, made in self.window])
-        bad = np.flatnonzero(~np.isfinite(outputs["loss"]))
-        if bad.size:
-            self._explain(int(bad[0]))
         old = self.copies
         self._copy()
-        if not _are_finite(self.copies.values()):
-            self.copies = old
-            self._explain(len(self.window) - 1)
+        if not (np.isfinite(outputs["loss"]).all() and _are_finite(self.copies.values())):
+            self._explain(old)
         self.run.totals.add(outputs, [len(x) for x, _, _ in self.window])
         self.window.clear()
 
     def _copy(self) -> None:
         self.copies = {p: p.value for p in self.state}
 
-    def _explain(self, bad: int) -> None:
-        """Make the steps of the window again from the copies, the last of them in checking mode,
-        and raise NonFiniteError. The parameters are left as they were before that step."""
-        run, trainer = self.run, self.trainer
-        made = len(self.window)
-        run.step, run.position = run.step - made, run.position - made
-        for param, value in self.copies.items():
+    def _put_back(self, copies: Mapping[gx.Param, np.ndarray]) -> None:
+        for param, value in copies.items():
             param.value = value
-        careful = max(bad - 1, 0)
-        for i, (x, y, _) in enumerate(self.window[: bad + 1]):
-            program = self.program if i < careful else trainer.program("check", self.network)
-            program.seed(trainer.seed, step=run.step)
-            trainer.optimizer.set_rate(self.rate_at(run.position))
-            try:
-                program(x=x, y=y)
-            except gx.NonFiniteError as error:
-                self.window.clear()
-                trainer.check_targets(y, self._place())  # of a stream, not seen before training
-                raise gx.NonFiniteError(f"{self._place()}: {error}") from None
-            run.step += 1
-            run.position += 1
-        self.window.clear()
+
+    def _explain(self, before: dict[gx.Param, np.ndarray]) -> None:
+        """Make the steps of the window again, from what there was before, and raise NonFiniteError
+        for the first that leaves what is not finite. All is left as it was before that step."""
+        run, trainer, window = self.run, self.trainer, self.window
+        run.step, run.position = run.step - len(window), run.position - len(window)
+        self.window = []
+        self._put_back(before)
+        for x, y, _ in window:
+            loss = float(self._again("train", x, y)["loss"])
+            self._copy()
+            if not (isfinite(loss) and _are_finite(self.copies.values())):
+                self._put_back(before)
+                try:
+                    self._again("check", x, y)
+                except gx.NonFiniteError as error:
+                    trainer.check_targets(y, self._place())  # of a stream, not seen before training
+                    raise gx.NonFiniteError(f"{self._place()}: {error}") from None
+                self._put_back(before)
+                break
+            before = self.copies
+            run.step, run.position = run.step + 1, run.position + 1
         raise gx.NonFiniteError(
             f"{self._place()}: the loss or a parameter is not finite, but was when the step was "
             "made again: do the batches change from one look to the next?"
         )
 
+    def _again(self, program: str, x: Any, y: Any) -> Any:
+        made = self.trainer.program(program, self.network)
+        made.seed(self.trainer.seed, step=self.run.step)
+        self.trainer.optimizer.set_rate(self.rate_at(self.run.position))
+        return made(x=x, y=y)
+
     def _place(self) -> str:
         run = self.run
         return f"step {run.step + 1}, batch {run.position + 1} of epoch {run.epoch + 1}"
 
+    # -- what is refused before anything is trained
+
+    def _check_columns(self) -> None:
+        """What watches something that no row of the history will hold as a number."""
+        trainer = self.trainer
+        modes = {"loss": "min", **{m.name: m.mode for m in trainer.metrics}}
+        outputs = trainer.network.outputs  # parts of an output with a mode make a number
+        held = {n: modes[n] for n, node in outputs.items() if modes[n] or not node.ndim}
+        penalty = {"penalty": "min"} if trainer.is_penalised() else {}
+        held_out = {f"val_{n}": mode for n, mode in held.items() if self.held_out is not None}
+        for watcher in (self.schedule, *self.callbacks):
+            watcher.check({**held, **penalty, **held_out, "rate": None})
+
+    def _check_source(self) -> None:
+        """Other batches than those of the checkpoint that was written within an epoch."""
+        run, facts = self.run, self.source.facts()
+        if self.goes_on and run.position and run.source != facts:
+            names = dict.fromkeys([*run.source, *facts])
+            differ = [n for n in names if run.source.get(n) != facts.get(n)]
+            raise gx.InputError(
+                f"{self.source.name}: the checkpoint was written after {run.position} batches of "
+                f"epoch {run.epoch + 1}, and these are others: "
+                + "; ".join(f"{n} is {facts.get(n)}, not {run.source.get(n)}" for n in differ)
+                + "; pass the same ones, or restore a checkpoint from the end of an epoch"
+            )
+
+    def _check_rate(self) -> None:
+        """A schedule that came to its end in an earlier fit, at a rate of 0."""
+        run = self.run
+        if self.goes_on or run.schedule is not self.schedule:
+            return
+        if not any(self.rate_at(i) for i in range(self.batches)):
+            raise gx.InputError(
+                f"optimizer: the rate of {self.schedule!r} is 0 for the whole of epoch "
+                f"{run.epoch + 1}, and it began with epoch {run.scheduled + 1}; set a new one, "
+                "trainer.optimizer.rate = ..., whose epochs count from the next fit"
+            )
+
     # -- callbacks
 
-    def _start_callbacks(self) -> None:
-        self.trainer.callbacks = [c for c in self.callbacks if c.keeps_state]
-        saved, self.run.callbacks = self.run.callbacks, []
-        for callback in self.trainer.callbacks:
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """What a checkpoint keeps of the callbacks."""
+        kept = [c for c in self.callbacks if c.keeps_state]
+        return [{"kind": type(c).__name__, **c.state()} for c in kept]
+
+    def _load_callbacks(self) -> None:
+        saved = self.run.callbacks
+        for callback in self.callbacks:
             kind = type(callback).__name__
             found = next((s for s in saved if s["kind"] == kind), None)
-            if found is not None:
+            if found is not None and callback.keeps_state:
                 callback.load_state(found)
                 saved = [s for s in saved if s is not found]
-        for callback in self.callbacks:
-            callback.on_start(self.trainer, self.end, self.batches)
-
-    def _check_names(self) -> None:
-        """Refuse what watches something that no row of the history will hold."""
-        outputs = list(self.trainer.network.outputs)
-        held_out = [f"val_{n}" for n in outputs] if self.held_out is not None else []
-        more = ["penalty"] if self.trainer.is_penalised() else []
-        for watcher in (self.schedule, *self.callbacks):
-            watcher.check([*outputs, *more, *held_out, "rate"])
 
     def _call(self, event: str) -> None:
         for callback in self.callbacks:

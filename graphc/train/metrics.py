@@ -167,9 +167,6 @@ METRICS: dict[str, Metric] = {
         Metric("r2", _r2_parts, "max", _r2),
     )
 }
-MODES: dict[str, str] = {"loss": "min", "penalty": "min"} | {
-    name: m.mode for name, m in METRICS.items() if m.mode is not None
-} | {f"top_{k}": "max" for k in range(1, 101)}  # fmt: skip
 
 
 def as_metrics(metrics: Sequence[str | Metric | Function], loss: Function) -> list[Metric]:

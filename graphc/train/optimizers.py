@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import reduce, wraps
@@ -132,6 +133,13 @@ class Optimizer:
         own = [s for p in params for s in self._states.get(p, {}).values()]
         shared = [s for name, s in self._shared.items() if name != "rate"]
         return {s.name: s for s in [*own, *shared]}
+
+    def trial(self) -> Optimizer:
+        """Another one with the same states, which keeps those that it makes to itself."""
+        other = copy(self)
+        other._shared = dict(self._shared)
+        other._states = {p: dict(states) for p, states in self._states.items()}
+        return other
 
     def make_states(self, params: Iterable[gx.Param], names: Iterable[str]) -> dict[str, gx.Param]:
         """The states of these names, as far as they are states of these parameters or of all: what

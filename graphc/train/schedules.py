@@ -1,7 +1,8 @@
 """Learning rates over time: each gives the rate at an epoch, which runs on between the batches.
 
-Epoch 2.5 is half-way through the third one. A schedule stands wherever a rate does; a step of the
-training program reads the rate from a parameter, so that another one compiles nothing.
+Epoch 2.5 is half-way through the third one since the schedule was set. A schedule stands wherever a
+rate does; a step of the training program reads the rate from a parameter, so that another one
+compiles nothing.
 """
 
 from __future__ import annotations
@@ -12,20 +13,29 @@ from numbers import Real
 from typing import Any
 
 import graphc as gx
-from graphc.train.watch import Watch
+from graphc.train.watch import Columns, Watch
 
 
 class Schedule:
-    """A rate over epochs. `varies` tells whether it changes between the steps of an epoch."""
+    """A rate over epochs, which a trainer counts from where it first trains with this object.
+    `varies` tells whether it changes between the steps of an epoch."""
 
     varies = True
+
+    def __repr__(self) -> str:
+        cells = [repr(v) if k in ("base", "inner") else f"{k}={v!r}" for k, v in vars(self).items()]
+        return f"{type(self).__name__}({', '.join(cells)})"
 
     def rate(self, epoch: float) -> float:
         """The rate at this epoch."""
         raise NotImplementedError
 
-    def check(self, names: list[str]) -> None:
-        """Raise InputError before training if a row will not hold what is needed."""
+    def check(self, columns: Columns) -> None:
+        """Raise InputError before training if a row will not hold what is needed. `columns`: the
+        numbers that it will hold by name, with "min" or "max" where one of them is better."""
+
+    def reset(self) -> None:
+        """Begin anew, with the first fit of another trainer: forget what was observed."""
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """See the values of an epoch that has ended, `loss`, `val_loss` and their like."""
@@ -58,7 +68,8 @@ class Step(Schedule):
         self.factor = positive("factor", factor)
 
     def rate(self, epoch: float) -> float:
-        return self.base * self.factor ** math.floor(epoch / self.every)
+        made = epoch / self.every * (1 + 1e-12)  # 0.3 / 0.1 is rounded to less than 3
+        return self.base * self.factor ** math.floor(made)
 
 
 class Exponential(Schedule):
@@ -101,8 +112,11 @@ class Warmup(Schedule):
         share = self.start + (1 - self.start) * min(epoch / self.epochs, 1.0)
         return share * self.inner.rate(epoch)
 
-    def check(self, names: list[str]) -> None:
-        self.inner.check(names)
+    def check(self, columns: Columns) -> None:
+        self.inner.check(columns)
+
+    def reset(self) -> None:
+        self.inner.reset()
 
     def observe(self, row: Mapping[str, Any]) -> None:
         self.inner.observe(row)
@@ -115,8 +129,9 @@ class Warmup(Schedule):
 
 
 class ReduceOnPlateau(Schedule):
-    """Times `factor` whenever `monitor` has not improved by more than `min_change` for `patience`
-    epochs, down to `least`. `mode`: "min" or "max", known for the losses and metrics of train."""
+    """Times `factor`, below 1, whenever `monitor` has not improved by more than `min_change` for
+    `patience` epochs, down to `least`. `mode`: "min" or "max", known for the loss and for metrics
+    that have one."""
 
     varies = False
 
@@ -124,15 +139,32 @@ class ReduceOnPlateau(Schedule):
         self, rate: float, monitor: str = "val_loss", *, factor: float = 0.1, patience: int = 5,
         min_change: float = 0.0, least: float = 0.0, mode: str | None = None,
     ) -> None:  # fmt: skip
-        self.now, self.factor = positive("rate", rate), positive("factor", factor)
+        self.base, self.factor = positive("rate", rate), positive("factor", factor)
         self.least = positive("least", least, or_zero=True)
-        self.watch = Watch(monitor, patience=patience, min_change=min_change, mode=mode)
+        if self.factor >= 1:
+            raise gx.InputError(f"factor={factor!r}: need a number, 0 < factor < 1")
+        if self.least > self.base:
+            raise gx.InputError(f"least={least!r}: need a number, 0 <= least <= rate={rate!r}")
+        self.watch = Watch(
+            "ReduceOnPlateau", monitor, patience=patience, min_change=min_change, mode=mode
+        )
+        self.now = self.base
+
+    def __repr__(self) -> str:
+        return (
+            f"ReduceOnPlateau({self.base!r}, {self.watch}, factor={self.factor!r}, "
+            f"least={self.least!r})"
+        )
 
     def rate(self, epoch: float) -> float:
         return self.now
 
-    def check(self, names: list[str]) -> None:
-        self.watch.check(names)
+    def check(self, columns: Columns) -> None:
+        self.watch.check(columns)
+
+    def reset(self) -> None:
+        self.now = self.base
+        self.watch.reset()
 
     def observe(self, row: Mapping[str, Any]) -> None:
         self.watch.improved(row)

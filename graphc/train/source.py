@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from itertools import islice
 from typing import Any
 
 import graphc as gx
@@ -23,9 +25,19 @@ class Source:
     name: str  # of the argument, for messages
     arrays: Batch | None = None  # what the batches were cut from
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start` on, which need not be made up to there where
+        `epoch` takes it as well."""
         again: Any = getattr(self.batches, "epoch", None)
-        return iter(again(number) if again is not None else self.batches)
+        if again is not None and start and "start" in signature(again).parameters:
+            return iter(again(number, start=start))
+        return islice(again(number) if again is not None else self.batches, start, None)
+
+    def facts(self) -> dict[str, Any]:
+        """What tells batches from others, as far as it can be seen, for JSON."""
+        names = ("samples", "size", "seed", "shuffle", "drop_last")
+        own = {n: getattr(self.batches, n) for n in names if isinstance(self.batches, Batches)}
+        return {"kind": type(self.batches).__name__, "batches": len(self), **own}
 
     def first(self) -> Batch:
         """The first batch of the first epoch; InputError if what there is to see of the data before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,6 @@ class Trainer:
             "threads": threads,
         }
         self.history, self.run = History(), Run()
-        self.callbacks: list[Callback] = []  # of the fit in progress, those that keep a state
         self.loop: Loop | None = None  # the fit in progress
         self._dtype, self._site = dtype, gx.user_site()
         self._cache_nbytes = LIMIT_NBYTES if cache_features is True else int(cache_features)
@@ -137,14 +137,16 @@ class Trainer:
         `batches`: `train.Batches`, or an iterable of (x, y) with a length; arrays (x, y) are ONE
         batch of everything, a step per epoch. `validation`: the same, of which all rows count as
         they are; its targets may be of another kind, integer labels where training has rows of
-        probabilities. After `restore` of a checkpoint that was written within a fit, that fit goes
-        on: `epochs` counts those it had done. `progress`: a bar, where there is a terminal.
+        probabilities. `progress`: a bar, where there is a terminal. After `restore` of a checkpoint
+        that was written within a fit, that fit goes on: `epochs` counts those it had done, and
+        callbacks have their states again. Any other fit begins anew, except that an epoch that
+        Ctrl-C ended goes on with its next batch if the batches are of the same kind as before.
 
         Raises InputError for unfit data before anything is trained, NonFiniteError where the loss
         or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
         KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
             is_y = isinstance(epochs, list | np.ndarray)
             cure = "; pass fit((x, y), epochs) or fit(train.Batches(x, y, size), epochs)"
             raise gx.InputError(
@@ -240,7 +242,7 @@ class Trainer:
         return {**params, **self.optimizer.state(params.values())}
 
     def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
+        """End the fit after the epoch in progress, which is finished."""
         self.run.stopping = reason
 
     def forget_programs(self) -> None:
@@ -250,8 +252,17 @@ class Trainer:
     def declare(self, signature: Signature) -> Network:
         """The graph for data of this signature, from now on that of the trainer; made anew if the
         model is another than before."""
-        self._network = self._network_of(self._applied(signature.x_shape), signature)
-        return self._network
+        network = self.declared(signature)
+        self.take(network)
+        return network
+
+    def declared(self, signature: Signature) -> Network:
+        """The same, for `take`: that of the trainer stays."""
+        return self._network_of(self._applied(signature.x_shape), signature)
+
+    def take(self, network: Network) -> None:
+        """Train with this graph from now on."""
+        self._network = network
 
     def program(self, name: str, network: Network | None = None) -> Any:
         """The executable "train", "check" (the same, stopping at what is not finite) or "evaluate",
@@ -269,9 +280,9 @@ class Trainer:
         with gx.MadeAt(self._site):
             return training_graph(of, self.optimizer, self._penalties, self._limits)
 
-    def is_penalised(self) -> bool:
+    def is_penalised(self, network: Network | None = None) -> bool:
         """Whether penalties are added to the loss: a column of its own in the history."""
-        return penalty(self.network.params, self._penalties) is not None
+        return penalty((network or self.network).params, self._penalties) is not None
 
     def _frozen(self) -> list[bool]:
         return [not p.trainable for p in self.network.params.values()]

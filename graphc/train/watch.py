@@ -7,30 +7,52 @@ from collections.abc import Mapping
 from typing import Any
 
 import graphc as gx
-from graphc.train.metrics import MODES
+from graphc.train.data_checks import one_of, real, whole
+
+Columns = Mapping[str, str | None]  # numbers of a row by name -> "min" or "max" is better, if known
 
 
 class Watch:
     """The best value of `monitor` so far. It improves by more than `min_change`, downwards or
-    upwards as `mode` says."""
+    upwards as `mode` says, or else as the column does. `who`: for messages."""
 
     def __init__(
-        self, monitor: str, *, patience: int = 1, min_change: float = 0.0, mode: str | None = None
-    ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise gx.InputError(f"patience={patience!r}: need an int of 1 or more")
-        if not isinstance(min_change, int | float) or not min_change >= 0:
-            raise gx.InputError(f"min_change={min_change!r}: need a number >= 0")
-        self.monitor, self.patience, self.min_change = monitor, patience, min_change
-        self.sign = 1.0 if _mode(monitor, mode) == "min" else -1.0
-        self.best, self.waited = math.inf * self.sign, 0
+        self, who: str, monitor: str, *, patience: int = 1, min_change: float = 0.0,
+        mode: str | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(monitor, str):
+            raise gx.InputError(f"{who}: monitor={monitor!r}: need a name, such as 'val_loss'")
+        if mode is not None:
+            one_of(who, "mode", mode, ("min", "max"))
+        self.monitor, self.mode = monitor, mode
+        self.patience = whole(who, "patience", patience, 1)
+        self.min_change = real(who, "min_change", min_change, 0)
+        self._turn(mode)
+        self.reset()
 
-    def check(self, names: list[str]) -> None:
-        """InputError if a run gives no value of this name."""
-        if self.monitor not in names:
-            needs = self.monitor.startswith("val_") and "val_loss" not in names
+    def __repr__(self) -> str:
+        mode = f", mode={self.mode!r}" if self.mode else ""
+        return f"{self.monitor!r}, patience={self.patience}, min_change={self.min_change:g}{mode}"
+
+    def check(self, columns: Columns) -> None:
+        """InputError if a run gives no number of this name, or none with a better side."""
+        if self.monitor not in columns:
+            needs = self.monitor.startswith("val_") and "val_loss" not in columns
             hint = "; pass validation=" if needs else ""
-            raise gx.InputError(f"monitor={self.monitor!r}: there is {', '.join(names)}{hint}")
+            raise gx.InputError(
+                f"monitor={self.monitor!r}: no number has this name; there is "
+                f"{', '.join(columns)}{hint}"
+            )
+        mode = self.mode or columns[self.monitor]
+        if mode is None:
+            raise gx.InputError(
+                f"mode=None: say 'min' or 'max' for {self.monitor!r}, which has no mode of its own"
+            )
+        self._turn(mode)
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self.best, self.waited = math.inf * self.sign, 0
 
     def improved(self, row: Mapping[str, Any]) -> bool:
         """Take the value of one more epoch."""
@@ -51,16 +73,5 @@ class Watch:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.best, self.waited = float(state["best"]), int(state["waited"])
 
-
-def _mode(monitor: str, mode: str | None) -> str:
-    if not isinstance(monitor, str):
-        raise gx.InputError(f"monitor={monitor!r}: need a name, such as 'val_loss'")
-    if mode in ("min", "max"):
-        return mode
-    found = MODES.get(monitor.removeprefix("val_"))
-    if mode is not None or found is None:
-        raise gx.InputError(
-            f"mode={mode!r}: say 'min' or 'max' for {monitor!r}; only losses and metrics of "
-            "graphc.train have one of their own"
-        )
-    return found
+    def _turn(self, mode: str | None) -> None:
+        self.sign = -1.0 if mode == "max" else 1.0
