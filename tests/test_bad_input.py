@@ -365,3 +365,4 @@ def test_numbers_of_numpy_are_numbers() -> None:
     stopping = train.EarlyStopping("loss", patience=np.int64(3))
     assert len(trainer().fit((X, Y), np.int32(2), callbacks=[stopping])) == 2
     assert train.Checkpoint("a", epochs=np.int64(2), keep=np.uint8(3)).keep == 3
+    assert train.GradientReport(every=np.int64(5)).every == 5

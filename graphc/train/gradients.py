@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from numbers import Integral
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ class GradientReport(Callback):
     """
 
     def __init__(self, every: int = 100, *, tell: bool = True) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
             raise gx.InputError(f"every={every!r}: need an int of 1 or more")
         self.every, self.tell = every, flag("GradientReport", "tell", tell)
         self.readings: list[Reading] = []
