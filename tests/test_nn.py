@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +291,102 @@ def test_a_layer_that_another_model_took_is_told() -> None:
     old = small()
     new = nn.Sequential(*old.layers[1:])
     assert next(iter(new.parameters())) == "layers.0.layers.0.scale"
+    told = r"layers\.1, Residual.* become layers\.0 of another model"
     for use in (old.parameters, old.summary, lambda: old.save("never"), old.made_of):
-        with pytest.raises(gx.InputError, match=r"layers\.1, Residual.* part of another model"):
+        with pytest.raises(gx.InputError, match=told):
             use()
     other = small()
     nn.Sequential(*other.layers[1:])  # is gone at once
     assert list(other.parameters()) == list(small().parameters())
+
+
+def test_a_trunk_at_the_same_place_of_two_models_is_shared() -> None:
+    trunk = nn.Sequential(nn.Dense(4, 3))
+    one, two = nn.Sequential(trunk, nn.Dense(3, 2)), nn.Sequential(trunk, nn.Dense(3, 1))
+    changed(one)
+    assert one[0] is two[0]
+    assert two.parameters()["layers.0.layers.0.weight"] is one[0][0].weight
+    three = nn.Sequential(trunk, nn.Dense(3, 1))  # the others are in use
+    assert three[0] is not trunk
+    assert np.array_equal(three[0][0].weight.value, one[0][0].weight.value)
+
+
+class Assembled(nn.Layer):
+    """Puts its layers together anew whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Dense(4, 5), nn.Dense(5, 3)
+
+    def forward(self, x: gx.Node) -> gx.Node:
+        return nn.Sequential(
+            self.first, nn.Activation("tanh"), nn.Residual(nn.Flatten()), self.last
+        )(x)
+
+
+def test_layers_put_together_within_a_forward_are_trained_themselves() -> None:
+    model = Assembled()
+    names = ["first.weight", "first.bias", "last.weight", "last.bias"]
+    assert list(model.parameters()) == names
+    trunk = nn.Sequential(nn.Dense(4, 3))
+    for made in (model, lambda x: nn.Sequential(*trunk.layers, nn.Activation("relu"))(x)):
+        trainer = train.Trainer(made, "softmax_cross_entropy", train.SGD(0.1), backend="numpy")
+        trainer.fit((X, np.zeros(5, "int32")), 2, progress=False)
+        owner = model if made is model else trunk
+        assert {*trainer.network.params.values()} == {*owner.parameters().values()}
+    assert list(model.parameters()) == names
+
+
+class Tied(nn.Layer):
+    """Owns a parameter that was made by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Dense(4, 2)
+        self.shift = gx.param("b", np.arange(4, dtype="float32"), trainable=False)
+
+    def forward(self, x: gx.Node) -> gx.Node:
+        return self.encoder(x) @ self.encoder.weight.T + self.shift
+
+
+def test_a_parameter_made_by_hand_is_owned(tmp_path: Path) -> None:
+    model = nn.Sequential(Tied())
+    assert list(model.parameters())[-1] == "layers.0.encoder.bias"
+    assert not model[0].shift.trainable
+    assert model.parameters()["layers.0.shift"] is model[0].shift
+    model[0].shift.value = np.ones(4)
+    model.save(tmp_path / "a.safetensors")
+    other = nn.Sequential(Tied())
+    assert other.load(tmp_path / "a.safetensors").complete
+    assert np.array_equal(other[0].shift.value, np.ones(4))
+    copied = copy.deepcopy(other)
+    assert copied[0].shift is not other[0].shift
+    with pytest.raises(gx.InputError, match="parameters in a list"):
+        model[0].shifts = [gx.param("a", np.zeros(2))]
+
+
+def test_a_layer_out_of_a_model_that_is_gone_keeps_its_name_and_values() -> None:
+    whole = nn.Sequential(nn.Flatten(), nn.Dense(4, 3), seed=3)
+    alone = nn.Sequential(nn.Flatten(), nn.Dense(4, 3), seed=3)[1]
+    assert alone.weight.name == whole[1].weight.name == "layers.1.weight"
+    assert np.array_equal(alone.weight.value, whole[1].weight.value)
+    head = whole[-1]
+    whole.replace_last(nn.Dense(4, 7))
+    assert nn.Sequential(head)[0] is head
+
+
+def test_a_copy_shares_what_is_no_layer() -> None:
+    old = nn.Activation("relu")
+    old.module = np  # cannot be copied
+    assert copy.deepcopy(nn.Sequential(old))[0].module is np
+
+
+def test_threads_that_ask_first_get_the_same_parameters() -> None:
+    for _ in range(20):
+        model = nn.Dense(4, 3)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(getattr, [model] * 8, ["weight"] * 8))
+        assert len(set(found)) == 1
 
 
 def test_a_layer_shared_by_blocks_stays_shared() -> None:
@@ -324,7 +415,10 @@ def test_summary_and_places() -> None:
     ]
     assert len(model) == 3
     assert model[-1] is model.layers[2]
-    assert model[:2] == tuple(model)[:2]
+    trunk = model[:2]
+    assert isinstance(trunk, nn.Sequential)
+    assert trunk[1] is not model[1]
+    assert np.array_equal(trunk[1][0].weight.value, model[1][0].weight.value)
 
 
 def test_replace_last() -> None:

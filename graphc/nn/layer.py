@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from threading import RLock
 from typing import Any
 from weakref import ref
 
@@ -18,6 +21,20 @@ from graphc.nn.init import Initialiser, as_dtype, as_initialiser
 from graphc.nn.tensor_file import read_parameters, write_tensors
 
 Shape = tuple[int, ...]
+
+
+_building: ContextVar[bool] = ContextVar("graphc.nn building", default=False)
+_first_values = RLock()
+
+
+@contextmanager
+def building() -> Generator[None]:
+    """While a model is called: layers that it puts together anew stay those that they are."""
+    before = _building.set(True)
+    try:
+        yield
+    finally:
+        _building.reset(before)
 
 
 @dataclass(frozen=True)
@@ -75,10 +92,11 @@ class Layer:
 
     A layer used twice within a model is named after its first place, and its parameters are shared.
     Where a layer becomes part of another one, values that it has are copied to their new names:
-    graphs built before keep the old ones. A layer of a model whose parameters have values stays
-    there, and another model gets a copy, frozen parameters included. So
-    `nn.Sequential(*model.layers[:-1], nn.Dense(32, 3))` starts from a trained model and leaves that
-    one as it is. `copy.deepcopy(layer)` is such a copy, too.
+    graphs built before keep the old ones. A layer of a model in use, one whose `parameters()` were
+    asked for (by a Trainer, `load`, `freeze`), stays there, and another model gets a copy, values
+    and what is frozen included. So `nn.Sequential(*model.layers[:-1], nn.Dense(32, 3))` starts from
+    a trained model and leaves that one as it is. Within a `forward`, or a model that is a function,
+    layers are put together as they are.
     """
 
     def __init__(self, *, name: str = "", seed: int | None = None) -> None:
@@ -86,8 +104,7 @@ class Layer:
         self._params: dict[str, gx.Param] = {}
         self._path, self._seed, self._seed_around = name, seed, 0
         self._around: ref[Layer] | None = None  # weak: no circle keeps the values of old models
-        self._is_named = True  # the layers below, where it is the outermost one
-        self._in_use = False  # whether it or a layer below it gave a parameter
+        self._in_use = False  # whether someone has asked for all its parameters
         self._output = ""  # the shape of what it gave last
         self._site = gx.user_site()
 
@@ -111,7 +128,7 @@ class Layer:
                 f"{type(self).__name__} of {type(x).__name__}: a layer takes a node, such as "
                 "gx.input(...); Trainer.predict takes arrays"
             )
-        with gx.MadeAt(self._site):
+        with gx.MadeAt(self._site), building():
             y = self.forward(x)
         self._output = f"[{', '.join(map(str, y.shape))}]" if isinstance(y, gx.Node) else ""
         return y
@@ -121,19 +138,31 @@ class Layer:
     def parameters(self) -> dict[str, gx.Param]:
         """All parameters by name, those of parts included, in the order of declaration.
 
-        InputError if a layer has become part of another model before this one had values.
+        InputError if another model has taken a layer of this one before this one was in use.
         """
-        self._check_whole()
-        found = (layer._param(n) for _, layer, _ in self._walk() for n in layer._declared)
-        return {p.name: p for p in found}
+        found: dict[str, gx.Param] = {}
+        is_outermost = self._owner() is None
+        for path, layer in self._walk():
+            full = _join(self._path, path)
+            if is_outermost and layer._path != full:
+                if layer._owner() is not None:
+                    raise gx.InputError(
+                        f"{full}, {layer!r}, has become {layer._path} of another model before this "
+                        "one was in use: give that one copy.deepcopy(layer), or share it by models "
+                        "that are functions: lambda x: head(trunk(x))"
+                    )
+                self._place_parts(set())  # the model that had taken it is gone
+            layer._in_use = True
+            found.update((p.name, p) for p in map(layer._param, layer._declared))
+        return found
 
     def summary(self) -> str:
         """A table of the layers: path, shape of the output once the layer was called, number of
         parameters, and how many of them are frozen; the sums in the last line."""
+        self.parameters()
         rows = [("path", "layer", "output", "parameters", "frozen")]
         total, frozen = 0, 0
-        self._check_whole()
-        for path, layer, _ in self._walk():
+        for path, layer in self._walk():
             own = {n: math.prod(what.shape) for n, what in layer._declared.items()}
             still = sum(n for name, n in own.items() if not layer._param(name).trainable)
             if own or not any(layer._parts()):
@@ -188,7 +217,7 @@ class Layer:
     def made_of(self) -> list[Any]:
         """The attributes, parts and parameters: the same objects as long as none was replaced."""
         found: list[Any] = [*self.parameters().values()]
-        for _, layer, _ in self._walk():
+        for _, layer in self._walk():
             for name, value in vars(layer).items():
                 if not name.startswith("_"):
                     found.extend(value if isinstance(value, tuple) else [value])
@@ -206,34 +235,46 @@ class Layer:
             raise TypeError(f"{type(self).__name__}: call super().__init__() first")
         held = tuple(value) if isinstance(value, list) else value
         parts = held if isinstance(held, tuple) else (held,)
-        if any(_holds_layers(part) for part in parts):
+        if any(_is_hidden(part) for part in parts) or (parts is held and _has_params(parts)):
             raise gx.InputError(
-                f"{name}: layers in a dict or in a list of lists are not found; keep them as "
-                "attributes, or in one list or tuple"
+                f"{name}: layers in a dict or in a list of lists, and parameters in a list, are "
+                "not found; keep them as attributes, or layers in one list or tuple"
             )
+        if isinstance(held, gx.Param):
+            self._adopt(name, held)
+            return
         if any(isinstance(part, Layer) for part in parts):
             copied: dict[int, Any] = {}  # a layer that comes twice is copied once
-            mine = [copy.deepcopy(p, copied) if self._is_of_another(p) else p for p in parts]
-            object.__setattr__(self, name, tuple(mine) if isinstance(held, tuple) else mine[0])
-            outermost = self._outermost()
-            for part in mine:
-                if isinstance(part, Layer) and part._outermost() is not outermost:
-                    part._around = ref(self)
-            outermost._is_named = False
+            mine = [copy.deepcopy(p, copied) if self._takes_copy_of(p) else p for p in parts]
+            held = tuple(mine) if isinstance(held, tuple) else mine[0]
+            object.__setattr__(self, name, held)
+            self._place_parts(set())
         else:
             object.__setattr__(self, name, held)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
-        """A layer of its own, part of no other, with the values that there are."""
+        """A layer of its own, part of no other, with the values that there are. Layers within it
+        are copied, all else is shared."""
         made = memo[id(self)] = object.__new__(type(self))
-        params = {
-            n: gx.param(p.name, p.value, trainable=p.trainable) for n, p in self._params.items()
-        }
-        for name, value in {**vars(self), "_params": params, "_around": None}.items():
-            keep = name in ("_params", "_site") or isinstance(value, gx.Node)
-            object.__setattr__(made, name, value if keep else copy.deepcopy(value, memo))
-        made._place()
+        for name, value in vars(self).items():
+            held = value if isinstance(value, tuple) else (value,)
+            mine = [copy.deepcopy(v, memo) if isinstance(v, Layer) else v for v in held]
+            object.__setattr__(made, name, tuple(mine) if isinstance(value, tuple) else mine[0])
+        params = {n: _renamed(p, p.name) for n, p in self._params.items()}
+        vars(made).update(
+            _declared=dict(self._declared), _params=params, _around=None, _in_use=False
+        )
+        made._place_parts(set())
         return made
+
+    def _adopt(self, name: str, param: gx.Param) -> None:
+        """Own a parameter that the user has made: its values, under a name of this layer."""
+        vars(self).pop(name, None)
+        self.declare(
+            name, tuple(map(int, param.shape)), lambda *_, **__: param.value, param.dtype.name
+        )
+        self._params.pop(name, None)
+        self._param(name).trainable = param.trainable
 
     @property
     def _seed_here(self) -> int:
@@ -247,77 +288,52 @@ class Layer:
             elif isinstance(value, tuple):
                 yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Layer))
 
-    def _walk(
-        self, path: str = "", around: Layer | None = None, seen: set[Layer] | None = None
-    ) -> Iterator[tuple[str, Layer, Layer | None]]:
-        """This layer and all below it, each at its first place: path from here, layer, the one
-        around it."""
+    def _walk(self, path: str = "", seen: set[Layer] | None = None) -> Iterator[tuple[str, Layer]]:
+        """This layer and all below it, each at its first place, with their paths from here."""
         seen = set() if seen is None else seen
         if self not in seen:
             seen.add(self)
-            yield path, self, around
+            yield path, self
             for name, part in self._parts():
-                yield from part._walk(_join(path, name), self, seen)
+                yield from part._walk(_join(path, name), seen)
 
-    def _chain(self) -> Iterator[Layer]:
-        """The layers around this one, from the inside out."""
+    def _owner(self) -> Layer | None:
+        """The layer around this one, if there still is one."""
         around = self._around and self._around()
-        if around is not None:
-            yield around
-            yield from around._chain()
+        is_held = around is not None and any(part is self for _, part in around._parts())
+        return around if is_held else None
 
-    def _outermost(self) -> Layer:
-        return next(reversed([self, *self._chain()]))
+    def _takes_copy_of(self, part: Any) -> bool:
+        """Whether this is a layer of another model, which is in use, outside of any `forward`."""
+        owner = part._owner() if isinstance(part, Layer) else None
+        return owner not in (None, self) and owner._in_use and not _building.get()
 
-    def _is_of_another(self, part: Any) -> bool:
-        """Whether this is a layer of another model, whose parameters have values."""
-        return (
-            isinstance(part, Layer)
-            and part._outermost() is not self._outermost()
-            and any(layer._in_use for layer in part._chain())
-        )
-
-    def _place(self) -> None:
-        """Name all that is below, where this layer is part of no other."""
-        self._is_named = True
-        for path, layer, around in self._walk():
-            if around is not None:
-                layer._around, layer._seed_around = ref(around), around._seed_here
-                layer._path = _join(self._path, path)
-                for name, old in layer._params.items():
-                    full = _join(layer._path, name)
-                    if old.name != full:
-                        layer._params[name] = gx.param(full, old.value, trainable=old.trainable)
-
-    def _check_whole(self) -> None:
-        """InputError if a layer below is now part of another model; one that was is taken back."""
-        outermost = self._outermost()
-        below = {layer: path for path, layer, _ in self._walk()}
-        owners = {layer: layer._outermost() for layer in below}
-        for layer, owner in owners.items():
-            if owner is not outermost and owner not in below:
-                raise gx.InputError(
-                    f"{_join(self._path, below[layer])}, {layer!r}, has become part of another "
-                    "model before this one had values: make that one of copy.deepcopy(layer), or "
-                    "call parameters() of this one first, and its layers are copied"
-                )
-        if any(owner is not outermost for owner in owners.values()):
-            outermost._place()
+    def _place_parts(self, seen: set[Layer]) -> None:
+        """Name all that is below by its path. What stands in `seen` has its name."""
+        seen.add(self)
+        for name, part in self._parts():
+            if part in seen or (_building.get() and part._owner() not in (None, self)):
+                continue
+            part._path, part._seed_around = _join(self._path, name), self._seed_here
+            part._around = ref(self)
+            for own, old in part._params.items():
+                full = _join(part._path, own)
+                if old.name != full:
+                    part._params[own] = _renamed(old, full)
+            part._place_parts(seen)
 
     def _param(self, name: str) -> gx.Param:
-        around = [self, *self._chain()]
-        for layer in around:
-            layer._in_use = True
-        if not around[-1]._is_named:
-            around[-1]._place()
-        if name not in self._params:
-            full, what = _join(self._path, name), self._declared[name]
-            seed = (self._seed_here, *full.encode())
-            value = np.asarray(what.initialiser(what.shape, seed=seed, dtype=what.dtype))
-            if value.shape != what.shape:
-                raise gx.ShapeError(f"{full}: the initial value is {value.shape}, not {what.shape}")
-            self._params[name] = gx.param(full, value, dtype=what.dtype)
-        return self._params[name]
+        with _first_values:  # of two threads that ask, both get the same
+            if name not in self._params:
+                full, what = _join(self._path, name), self._declared[name]
+                seed = (self._seed_here, *full.encode())
+                value = np.asarray(what.initialiser(what.shape, seed=seed, dtype=what.dtype))
+                if value.shape != what.shape:
+                    raise gx.ShapeError(
+                        f"{full}: the initial value is {value.shape}, not {what.shape}"
+                    )
+                self._params[name] = gx.param(full, value, dtype=what.dtype)
+            return self._params[name]
 
     def _set_trainable(self, patterns: Sequence[str], trainable: bool) -> list[str]:
         params = self.parameters()
@@ -361,12 +377,21 @@ def compare(params: dict[str, gx.Param], tensors: dict[str, Any]) -> LoadReport:
     )
 
 
-def _holds_layers(value: Any) -> bool:
-    """Whether it is a dict or a list with layers in it, at any depth."""
+def _is_hidden(value: Any) -> bool:
+    """Whether it is a dict or a list with layers or parameters in it, at any depth."""
     values = value.values() if isinstance(value, dict) else value
     return isinstance(value, dict | tuple | list) and any(
-        isinstance(v, Layer) or _holds_layers(v) for v in values
+        isinstance(v, Layer | gx.Param) or _is_hidden(v) for v in values
     )
+
+
+def _has_params(values: Sequence[Any]) -> bool:
+    return any(isinstance(v, gx.Param) for v in values)
+
+
+def _renamed(param: gx.Param, name: str) -> gx.Param:
+    """Another parameter with the same values."""
+    return gx.param(name, param.value, dtype=param.dtype.name, trainable=param.trainable)
 
 
 def _is_float(dtype: Any) -> bool:

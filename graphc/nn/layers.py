@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from math import inf
 from numbers import Integral, Real
@@ -160,8 +161,9 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __getitem__(self, index: int | slice) -> Any:
-        """One layer, or several as a tuple."""
-        return self.layers[index]
+        """One layer, or a Sequential of copies of several."""
+        found = self.layers[index]
+        return Sequential(*copy.deepcopy(found)) if isinstance(found, tuple) else found
 
     def replace_last(self, layer: Layer | Function) -> None:
         """Put another layer in the place of the last one: a new head on trained layers."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import graphc as gx
-from graphc.nn.layer import Layer
+from graphc.nn.layer import Layer, building
 from graphc.train.losses import Function
 from graphc.train.metrics import Metric
 from graphc.train.optimizers import Optimizer
@@ -96,7 +96,8 @@ def applied(model: Model, row: Shape, dtype: str) -> Forward:
     """Build the graph of a model for rows of this shape."""
     x = gx.input("x", (BATCH, *row), dtype)
     try:
-        prediction = model(x)
+        with building():
+            prediction = model(x)
     except gx.ShapeError as error:
         cures = {0: "x[None] makes a batch of a single row", 1: ""}
         cure = cures.get(len(row), "nn.Flatten() as the first layer makes rows flat")
