@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from graphc.nn.activations import ACTIVATIONS
-from graphc.nn.layer import Layer, LoadReport
+from graphc.nn.layer import Layer
 from graphc.nn.layers import (
     Activation,
     Dense,
@@ -13,6 +13,7 @@ from graphc.nn.layers import (
     Residual,
     Sequential,
 )
+from graphc.nn.names import LoadReport
 
 if TYPE_CHECKING:  # a module is an attribute of its package once it has been loaded, as it is here
     from graphc.nn import init

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import graphc as gx
-from graphc.nn.layer import compare
+from graphc.nn.names import compare
 from graphc.nn.tensor_file import PARAMETER, RUN, prefixed, read_tensors, under, write_tensors
 from graphc.train.callbacks import written
 from graphc.train.history import plain, rows_of

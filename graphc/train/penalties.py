@@ -12,7 +12,7 @@ from functools import reduce
 from operator import add
 
 import graphc as gx
-from graphc.nn.layer import match
+from graphc.nn.names import match
 from graphc.train.schedules import positive
 
 Patterns = str | Sequence[str] | None
