@@ -27,6 +27,7 @@ BAD = X.copy()
 BAD[5, 2] = np.nan
 
 Case = tuple[Callable[[], Any], str]
+ONE_OUTPUT: dict[str, Any] = {"loss": "mse", "last": 1}
 
 
 def trainer(loss: Any = "softmax_cross_entropy", last: int = 3, **options: Any) -> train.Trainer:
@@ -70,6 +71,9 @@ LABELS: list[Case] = [
     (fit(X, Y[:, None]), "need logits [..., n] and integer labels [...]"),
     (fit(X, Y.astype("float32")), "cast labels with .astype('int32')"),
     (fit(X, Y > 1), "labels are bool; need integers"),
+    (fit(X, Y[:, None] + np.int64(2**31), **ONE_OUTPUT), "batches: y[0] holds 2147483648, out of "
+     "range; need integers from -2147483648 to 2147483647, or floats: y.astype('float32')"),
+    (lambda: train.gradient_report(trainer(), X, Y + 7), "report: label 7 is out of range"),
 ]  # fmt: skip
 
 SIZES: list[Case] = [
@@ -106,7 +110,6 @@ NUMBERS: list[Case] = [
      "; number the classes: classes, y = np.unique(y, return_inverse=True)"),
 ]  # fmt: skip
 
-ONE_OUTPUT = {"loss": "mse", "last": 1}
 FLAT: dict[str, Any] = {"loss": lambda p, t: gx.mean(gx.square(p - t)), "last": 1}
 FIRST = X[:, 0]
 
@@ -123,6 +126,13 @@ def first(loss: Any, y: Any) -> Callable[[], Any]:
     ).fit((X, y), 1)
 
 
+PAIRS: list[Callable[[gx.Node, gx.Node], gx.Node]] = [  # losses of pairs of rows
+    lambda p, t: gx.mean(gx.softplus(p.T - p) * (t.reshape((-1, 1)) > t).astype("float32")),
+    lambda p, t: gx.mean(gx.relu(p - p[:, 0]) * (t.reshape((-1, 1)) - t)),
+    lambda p, t: gx.mean(gx.square(p @ p.T - t.reshape((-1, 1)) * t)),
+]
+
+
 CURES: list[Case] = [  # what to do to targets of another shape
     (fit(X, FIRST, **ONE_OUTPUT), "in the data: y[:, None]"),
     (first("mse", ONE), "in the data: y[:, 0]"),
@@ -132,14 +142,14 @@ CURES: list[Case] = [  # what to do to targets of another shape
     (fit(X, Y, **FLAT), "are broadcast; in the data: y[:, None]"),
     (first(FLAT["loss"], ONE), "are broadcast; in the data: y[:, 0]"),
     (fit(X, FIRST, loss=plain, last=1, metrics=[train.Metric("own", FLAT["loss"])]),
-     "own: <square(subtract(broadcast_to(...), broadcast_to(...))) float32[batch, batch]> holds"),
+     "own: <subtract(broadcast_to(add(...)), broadcast_to(y)) float32[batch, batch]> holds"),
 ]  # fmt: skip
 
 METRICS: list[Case] = [
     (fit(X, Y, metrics=[train.confusion_matrix(4)]), "classes=4, but the model has 3 outputs"),
     (fit(X, Y, metrics=[train.top_k(9)]), "top_k: k=9, but the model has 3 outputs"),
-    (lambda: train.confusion_matrix(1), "classes=1: need an int of 2 or more"),
-    (lambda: train.top_k(X), "k=float32[40,4]: need an int of 1 or more"),
+    (lambda: train.confusion_matrix(1), "classes is 1; need an integer of at least 2"),
+    (lambda: train.top_k(X), "top_k: k is float32[40,4]; need an integer of at least 1"),
     (fit(X, Y, metrics=[lambda p, t: t == 1]), "bool[batch]>; need a scalar node; try .mean()"),
     (fit(X, Y, metrics=[lambda p, t: 1.5]), "gave 1.5; need a scalar node"),
     (fit(X, Y, metrics=[train.Metric("m", lambda p, t: p, None, len)]), "metrics: m gave <"),
@@ -163,8 +173,8 @@ METRICS: list[Case] = [
 
 SHIFTED = train.Batches(X, Y, 8, (2, 2), augment=train.Flip())
 HABITS: list[Case] = [
-    (lambda: trainer().fit(X, Y), "epochs=int32[40]: need an int of 1 or more; pass fit((x, y), "),
-    (lambda: trainer().fit(X, Y.tolist()), "..: need an int of 1 or more; pass fit((x, y), "),
+    (lambda: trainer().fit(X, Y), "epochs is int32[40]; need an integer of at least 1; pass fit(("),
+    (lambda: trainer().fit(X, Y.tolist()), "..; need an integer of at least 1; pass fit((x, y), "),
     (lambda: trainer(penalties=X), "penalties=float32[40,4]: need a list of train.L1"),
     (lambda: trainer(metrics=[X]), "metrics: float32[40,4] is unknown; need accuracy"),
     (lambda: trainer(backend="gpu"), "backend='gpu': need auto, cuda, cuda:N"),
@@ -235,7 +245,7 @@ SETTINGS: list[Case] = [
     (lambda: train.Checkpoint("a", on_interrupt=1), "on_interrupt is 1; need True or False"),
     (lambda: train.Checkpoint("a", steps=0), "steps is 0; need an integer of at least 1"),
     (lambda: train.EarlyStopping("val_loss", mode="low"), "mode is 'low'; need 'min' or 'max'"),
-    (lambda: trainer().fit((X, Y), 0), "epochs=0: need an int of 1 or more"),
+    (lambda: trainer().fit((X, Y), 0), "fit: epochs is 0; need an integer of at least 1"),
     (lambda: train.SGD(0), "rate=0: need a number > 0"),
     (lambda: train.Adam("0.1"), "rate='0.1': need a number > 0"),
     (lambda: train.SGD(0.1, momentum=1), "momentum=1: need a number, 0 <= momentum < 1"),
@@ -243,8 +253,11 @@ SETTINGS: list[Case] = [
     (fit(X, Y, optimizer=train.SGD(0.1, factors={"head*": 1})), "factors: pattern 'head*' matches"),
     (fit(X, Y, optimizer=train.AdamW(on=5)), "patterns 5: need some over names, such as 'layers.0"),
     (fit(X, Y, penalties=[train.L2(0.1, on="")]), "pattern '' matches no parameter; there are"),
-    (lambda: trainer(cache_features="yes"), "cache_features='yes': need True, False, or a limit"),
-    (lambda: trainer(cache_features=-1), "cache_features=-1: need True, False, or a limit"),
+    (lambda: trainer(cache_features="yes"), "cache_features is 'yes'; need an integer of at least "
+     "0, True or False"),
+    (lambda: trainer(cache_features=-1), "cache_features is -1; need an integer of at least 0"),
+    *[(lambda e=e: train.GradientReport(e), f"every is {e}; need an integer of at least 1")
+      for e in (0, 1.5, True)],
     (lambda: nn.Dense("4", 3), "inputs='4': need an int of 1 or more"),
     (lambda: train.split(X, Y, (0.5, 0.6)), "the sum of fractions is 1.1; need at most 1"),
 ]  # fmt: skip
@@ -282,8 +295,15 @@ def test_rows_that_a_trained_model_does_not_take() -> None:
         with pytest.raises(gx.InputError) as caught:
             made.predict(x)
         assert words in str(caught.value)
+    made.predict(np.stack([X] * 9))  # rows (40, 4), which 40 rows of (4,) are not taken for
+    assert made.predict(X).shape == (40, 3)
     whole = made.evaluate(train.Batches(X, Y, 8, drop_last=True))  # 5 times 8 are all
     assert whole["loss"] == pytest.approx(made.evaluate(X, Y)["loss"])
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+def test_losses_of_pairs_of_rows_are_taken(loss: Any) -> None:
+    assert len(trainer(loss, last=1).fit((X, FIRST), 1)) == 1
 
 
 def test_a_monitor_that_no_row_will_hold() -> None:
@@ -334,6 +354,22 @@ def test_files_of_another_kind_or_model(tmp_path: Path) -> None:
 # -- what cannot be seen before
 
 
+class Windows:
+    """Three steps of a series each, which it keeps as `x` and `y`: no rows of its batches."""
+
+    x, y = np.full(43, np.nan), np.arange(9)
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield from ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8))
+
+
+def test_what_a_stream_is_made_of_is_its_own() -> None:
+    assert len(trainer().fit(Windows(), 1, Windows())) == 1
+
+
 class Stream:
     """Batches that are made on the way; the third holds a label that is out of range."""
 
@@ -366,3 +402,6 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert len(trainer().fit((X, Y), np.int32(2), callbacks=[stopping])) == 2
     assert train.Checkpoint("a", epochs=np.int64(2), keep=np.uint8(3)).keep == 3
     assert train.GradientReport(every=np.int64(5)).every == 5
+    assert train.top_k(np.int64(2)).name == "top_2"
+    assert train.confusion_matrix(np.uint8(3)).name == "confusion_matrix"
+    assert trainer(cache_features=np.int64(10**6)).fit((X, Y), np.uint8(1))["epoch"] == [1]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import math
@@ -11,7 +12,9 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ import graphc as gx
 from graphc import nn, train
 from graphc.train import loop as loop_module
 from graphc.train.metrics import METRICS, Metric
+from graphc.train.network import Signature
 from graphc.train.source import Source
 
 RNG = np.random.default_rng(0)
@@ -209,11 +213,10 @@ def test_dtypes_of_the_data() -> None:
     images = (X[:60] * 20 + 100).clip(0, 255).astype("uint8")
     made = trainer(nn.Sequential(nn.Dense(4, 3, dtype="float64")), backend="numpy")
     made.fit((images, Y[:60].astype("int64")), 1)
-    assert (made.network.signature.x_dtype, made.network.signature.y_dtype) == ("float64", "int64")
+    assert (made.network.signature.x_dtype, made.network.signature.y_dtype) == ("float64", "int32")
     assert made.predict(images).dtype == np.float64
-    graph = made.network
-    made.evaluate(images, Y[:60])  # int32: the same graph
-    assert made.network is graph
+    on_device: Any = SimpleNamespace(dtype=np.dtype("int64"), shape=(60,))  # is not cast
+    assert Signature.of(images, on_device, "float32").y_dtype == "int64"
     low = trainer(nn.Sequential(nn.Dense(4, 3, dtype="bfloat16")), backend="numpy")
     assert low.fit((X, Y), 3)["loss"][-1] < low.history["loss"][0]
 
@@ -322,6 +325,25 @@ def test_frozen_parameters_stay_and_have_no_gradient() -> None:
     assert not np.array_equal(before["layers.0.weight"], values(made.model)["layers.0.weight"])
 
 
+def test_what_a_trainer_keeps_does_not_grow() -> None:
+    """Graphs and programs of a head, or of a prefix, that is there no more are dropped."""
+    made = trainer(network(nn.Dense(8, 8, "tanh")), backend="numpy", cache_features=True)
+    kept: list[Any] = []
+    for i in range(3):
+        made.model.replace_last(nn.Dense(8, 3))
+        made.model.freeze("layers.0*")
+        made.fit((X, Y), 1)
+        made.model.freeze("layers.1*")
+        made.fit((X, Y), 1, progress=False)
+        assert "layers.0 to layers.1" in made.feature_note
+        kept.append(ref(made.network))
+        kept.append(ref(made.network.programs.get("features", made.network.trainable, list).head))
+        made.model.unfreeze("*")
+        made.evaluate(X[:, :4], Y)
+        gc.collect()
+        assert [k() is not None for k in kept] == [False, False] * i + [True, True]
+
+
 def test_a_new_head_is_trained() -> None:
     made = trainer(backend="numpy")
     made.fit(Shuffled(), 1)
@@ -391,6 +413,13 @@ def test_errors_and_r2_over_uneven_batches() -> None:
     assert measure("mean_squared_error", guess, target) == pytest.approx((error**2).mean())
     r2 = 1 - (error**2).sum() / ((target - target.mean(dtype="float64")) ** 2).sum()
     assert measure("r2", guess, target) == pytest.approx(r2, rel=1e-4)
+
+
+def test_r2_of_a_constant_that_no_float_is() -> None:
+    target = np.full((40, 1), 0.1, "float32")
+    assert [measure("r2", target + e, target, size) for e in (0, 1) for size in (7, 40)] == [
+        1, 1, 0, 0,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [1, 7, 39, 40])
@@ -859,7 +888,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer(limits=[train.L2(0.1)]), "limits="),
     (lambda: trainer(model="mlp"), "model='mlp': need a layer"),
     (lambda: trainer(optimizer="sgd"), "optimizer='sgd': need train.SGD(0.1)"),
-    (lambda: trainer().fit((X, Y), 0), "epochs=0: need an int of 1 or more"),
+    (lambda: trainer().fit((X, Y), 0), "epochs is 0; need an integer of at least 1"),
     (lambda: trainer().fit((X, Y), 1, callbacks=train.EarlyStopping()),
      "need a list of train.Callback"),
     (lambda: trainer().fit((X, Y[:9]), 1), "batches: sizes differ: x has 90 rows, y 9"),
@@ -868,7 +897,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer().fit(iter([(X, Y)]), 1), "batches: need train.Batches"),
     (lambda: trainer().fit([X, Y], 1), "batches: need pairs (x, y)"),
     (lambda: trainer().fit((WITH_NAN, Y), 1), "batches: x is nan at [19, 1]"),
-    (lambda: trainer().fit(Shuffled(WITH_NAN, Y), 1), "batches: x is nan at [19, 1]"),
+    (lambda: trainer().fit(train.Batches(WITH_NAN, Y), 1), "batches: x is nan at [19, 1]"),
     (lambda: trainer().fit((X, Y), 1, (WITH_NAN, Y)), "validation: x is nan at [19, 1]"),
     (lambda: trainer().fit((X, Y + 1), 1), "batches: label 3 is out of range, at y[0]; with 3"),
     (lambda: trainer().fit(Shuffled(X, Y - 1), 1), "label -1 is out of range"),
@@ -884,7 +913,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: train.EarlyStopping(patience=0), "patience is 0; need an integer of at least 1"),
     (lambda: train.EarlyStopping(min_change=-1), "min_change is -1; need a finite number of"),
     (lambda: train.Checkpoint("runs", keep=0), "Checkpoint: keep is 0"),
-    (lambda: train.top_k(0), "k=0"),
+    (lambda: train.top_k(0), "k is 0"),
     (lambda: trainer(loss=lambda p, t: p).fit((X, Y), 1), "loss: need a scalar node"),
     (lambda: trainer(lambda x: 3, loss="mse").fit((X, X), 1), "model: gave int, not a node"),
     (lambda: trainer(loss=lambda p, t: p.mean()).fit((X, Y), 1), "depends on the target"),

@@ -1,9 +1,10 @@
 """Augmentation: random changes of samples that keep what they show, batch by batch or to multiply
 a data set.
 
-Images are [n, h, w] or [n, h, w, channels]; Noise and Mixup take samples of any shape, tables among
-them. Each augmentation is a frozen record; `apply` returns new images and labels, keeps the dtype
-of the images, and draws from the generator it is given.
+Images are [n, h, w] or [n, h, w, channels]; 1 or 3 before a square are channels in the wrong place,
+and refused. Noise and Mixup take samples of any shape, tables among them. Each augmentation is a
+frozen record; `apply` returns new images and labels, keeps the dtype of the images, and draws from
+the generator it is given.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from graphc.train.images import cut, enlarge, mix, narrow, resample, wide_dtype
 
 DIRECTIONS = ("all", "straight", "horizontal", "vertical")
 PADDINGS = ("constant", "edge", "reflect")
-CHANNELS = (1, 3, 4)  # of gray, colour, and colour with opacity
+CHANNELS = (1, 3)  # of gray and colour: before a square of pixels they are taken to come first
+MOST_CHANNELS = 4  # of colour with opacity: a square as small may be pixels of so many channels
 
 
 class Augmentation:
@@ -348,8 +350,7 @@ def _check_image_shape(who: str, images: Array) -> None:
             "[n, h, w, channels]: reshape flat ones, or give image_shape to Batches or expand"
         )
     first, *others = images.shape[1:]
-    channels_first = first in CHANNELS and others[-1] not in CHANNELS and min(others) >= 2 * first
-    if len(others) == 2 and channels_first:
+    if first in CHANNELS and len(others) == 2 and others[0] == others[1] > MOST_CHANNELS:
         raise gx.InputError(
             f"{who}: images of shape {images.shape[1:]} have their channels first; "
             "need [n, h, w, channels]: x.transpose(0, 2, 3, 1)"

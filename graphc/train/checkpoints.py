@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         callbacks.append({k: v for k, v in state.items() if k not in held})
     history = trainer.history
     facts = {
-        "version": VERSION, "signature": vars_of(trainer.network.signature),
+        "version": VERSION, "signature": asdict(trainer.network.signature),
         "optimizer": type(optimizer).__name__, "schedule": _schedule(optimizer),
         "scheduled": run.scheduled, "seed": trainer.seed, "step": run.step, "epoch": run.epoch,
         "position": run.position, "source": run.source, "began": run.began,
@@ -74,7 +75,7 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
             f"{file} is of optimizer {facts['optimizer']}, not {type(optimizer).__name__}"
         )
     try:
-        network = trainer.declared(Signature(**_tuples(facts["signature"])))
+        network = trainer.network_of(Signature.read(facts["signature"]))
     except (gx.GraphcError, TypeError, ValueError) as error:
         raise gx.CheckpointError(f"{file} is of another model: {error}") from None
     params = network.params.values()
@@ -88,7 +89,6 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     _load_schedule(optimizer, facts["schedule"], file)  # the last that may be refused
     trainer.take(network)
     _put(trainer, facts, arrays)
-    trainer.forget_programs()  # the optimizer may have other states than before
 
 
 def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
@@ -188,12 +188,3 @@ def _read_file(file: Path) -> tuple[Path, Arrays, dict[str, Any]]:
         if not all(isinstance(item, dict) for item in facts[name]):
             raise gx.CheckpointError(f"{file} is damaged: {RUN} has an unfit item in {name}")
     return file, arrays, facts
-
-
-def vars_of(signature: Signature) -> dict[str, Any]:
-    """The fields of a signature for JSON."""
-    return {k: getattr(signature, k) for k in Signature.__dataclass_fields__}
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

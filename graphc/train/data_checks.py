@@ -84,6 +84,19 @@ def check_range(who: str, labels: Array, classes: int) -> None:
             )
 
 
+def check_integers_fit(who: str, y: Array) -> None:
+    """Raise gx.InputError for integers of more than the 32 bits that targets have."""
+    ends = np.iinfo(np.int32)
+    for start, block in blocks(y):
+        wrong = (block < ends.min) | (block > ends.max)
+        if wrong.any():
+            at = start + int(np.argwhere(wrong)[0][0])
+            raise gx.InputError(
+                f"{who}: y[{at}] holds {block[wrong][0]}, out of range; need integers from "
+                f"{ends.min} to {ends.max}, or floats: y.astype('float32')"
+            )
+
+
 def check_shares(who: str, y: Array, classes: int | None = None) -> None:
     """Raise gx.InputError for targets outside of [0, 1], or, where there are classes, for rows of
     them whose sum is not 1."""
@@ -129,15 +142,18 @@ def _epsilon(array: Array) -> float:
     return 2.0 ** -np.finfo(array.dtype).nmant if array.dtype.kind == "f" else 2.0**-7
 
 
-def whole(who: str, name: str, value: object, low: int, high: int | None = None) -> int:
-    """`value` as an int from low to high; anything else is an gx.InputError."""
+def whole(
+    who: str, name: str, value: object, low: int, high: int | None = None, remedy: str = ""
+) -> int:
+    """`value` as an int from low to high; anything else is an gx.InputError, which ends with
+    `remedy`."""
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < low or number > (high or number):
         allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise gx.InputError(f"{who}: {name} is {value!r}; need an integer {allowed}")
+        raise gx.InputError(f"{who}: {name} is {shown(value)}; need an integer {allowed}{remedy}")
     return number
 
 

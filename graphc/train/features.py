@@ -79,8 +79,8 @@ def extractor(
     features, rest = _split(model, network)
     frozen = [n.name for n in below(features) if isinstance(n, gx.Param)]
     signature = replace(network.signature, x_shape=_row(features), x_dtype=features.dtype.name)
-    of = applied(rest, signature.x_shape, signature.x_dtype)
-    head = replace(declare(of, loss, metrics, signature), params=network.params)
+    of = replace(applied(rest, signature.x_shape, signature.x_dtype), params=network.params)
+    head = declare(of, loss, metrics, signature)
     names = [n.rsplit(".", 1)[0] for n in network.params if n in frozen]
     layers = " to ".join(dict.fromkeys([names[0], names[-1]]))
     return Extractor(features, compiled(features), head, layers)

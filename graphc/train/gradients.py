@@ -11,16 +11,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from numbers import Integral
 from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import graphc as gx
+from graphc.nn.text_table import columns
 from graphc.train.callbacks import Callback
-from graphc.train.data_checks import flag
-from graphc.train.network import Network, Signature, below, to_numpy
+from graphc.train.data_checks import flag, whole
+from graphc.train.network import Network, below, to_numpy
 from graphc.train.source import as_source
 
 if TYPE_CHECKING:
@@ -77,14 +77,11 @@ class GradientReport(Callback):
     """
 
     def __init__(self, every: int = 100, *, tell: bool = True) -> None:
-        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
-            raise gx.InputError(f"every={every!r}: need an int of 1 or more")
-        self.every, self.tell = every, flag("GradientReport", "tell", tell)
+        self.every = whole("GradientReport", "every", every, 1)
+        self.tell = flag("GradientReport", "tell", tell)
         self.readings: list[Reading] = []
         self.warnings: dict[str, str] = {}  # kind of trouble -> words
         self._trainer: Trainer | None = None
-        self._made_of: list[Any] = []
-        self._program: Any = None
 
     def on_start(self, trainer: Trainer, epochs: int, batches: int) -> None:
         if trainer is not self._trainer:
@@ -99,13 +96,13 @@ class GradientReport(Callback):
 
     def look(self, trainer: Trainer, network: Network, x: Any, y: Any) -> list[Reading]:
         """Add what one batch of this network shows."""
-        frozen = [p.trainable for p in network.params.values()]
-        made_of = [network, trainer.optimizer, *frozen]
-        if [id(a) for a in made_of] != [id(a) for a in self._made_of]:
+
+        def make() -> Any:
             figures = {**network.outputs, **_figures(trainer, network)}  # whose inputs are x and y
-            self._program = trainer.compiled("gradients", figures, training=True)
-            self._made_of = made_of
-        outputs = self._program(x=x, y=y)
+            return trainer.compiled("gradients", figures, training=True)
+
+        made_of = [trainer.optimizer, *network.trainable]
+        outputs = network.programs.get("gradients", made_of, make)(x=x, y=y)
         found = {k: float(to_numpy(v)) for k, v in outputs.items() if k not in network.outputs}
         made = _readings(trainer.step, found, len(x), network)
         self.readings.extend(made)
@@ -136,14 +133,7 @@ class GradientReport(Callback):
             (r.layer, _number(r.gradient), _number(r.ratio), _share(r.dead), _share(r.saturated))
             for r in rows
         ]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w)
-                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return columns(lines, 1)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """A curve for each layer over the steps; the figure of matplotlib, which is also saved if
@@ -191,10 +181,8 @@ class GradientReport(Callback):
 
 def gradient_report(trainer: Trainer, x: Any, y: Any) -> GradientReport:
     """One look at the gradients that a step on rows (x, y) would have; nothing is changed."""
-    first = as_source((x, y), "gradient_report").first()
-    network = trainer.declare(Signature.of(*first, trainer.floats()))
-    report = GradientReport(tell=False)
-    report.look(trainer, network, *first)
+    source, report = as_source((x, y), "gradient_report"), GradientReport(tell=False)
+    report.look(trainer, trainer.network_for(source), *next(source.epoch(0)))
     return report
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import graphc as gx
-from graphc.train.data_checks import shown
+from graphc.train.data_checks import shown, whole
 from graphc.train.losses import Function
 
 Combine = Callable[[np.ndarray, np.ndarray], Any]  # ([batches, ...], rows [batches]) -> the value
@@ -71,7 +71,7 @@ def top_k(k: int) -> Metric:
     """The share of rows whose label is among the k largest elements. Of equal elements that of the
     lower index comes first, as in argmax; a label whose element is NaN is not among them. Shapes as
     in `accuracy`; k is at most the number of classes."""
-    _check_count("k", k, 1)
+    k = whole("top_k", "k", k, 1)
     name = f"top_{k}"
 
     def node(prediction: gx.Node, target: gx.Node) -> gx.Node:
@@ -89,7 +89,7 @@ def top_k(k: int) -> Metric:
 def confusion_matrix(classes: int) -> Metric:
     """How often each label (row) was taken for each class (column): float64 [classes, classes].
     Shapes as in `accuracy`; `classes` is the number of the model's outputs."""
-    _check_count("classes", classes, 2)
+    classes = whole("confusion_matrix", "classes", classes, 2)
 
     def node(prediction: gx.Node, target: gx.Node) -> gx.Node:
         labels, outputs = _labels("confusion_matrix", prediction, target)
@@ -132,18 +132,16 @@ def _check_equal_shapes(name: str, prediction: gx.Node, target: gx.Node) -> None
         )
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise gx.InputError(f"{name}={shown(value)}: need an int of {least} or more")
-
-
 def _r2_parts(prediction: gx.Node, target: gx.Node) -> gx.Node:
     """Of a batch, for each output: the sum of squared errors, the mean target, its sum of squared
-    distances."""
+    distances. Targets are counted from the first, so that those that are all equal have exactly
+    their value as mean and 0 as distances."""
     _check_equal_shapes("r2", prediction, target)
     y, p = (n.reshape((n.shape[0], -1)) for n in (target, prediction))
-    mean = y.mean(axis=0)
-    return gx.stack([gx.square(p - y).sum(axis=0), mean, gx.square(y - mean).sum(axis=0)])
+    above = y - y[:1]
+    mean = above.mean(axis=0)
+    distances = gx.square(above - mean).sum(axis=0)
+    return gx.stack([gx.square(p - y).sum(axis=0), y[0] + mean, distances])
 
 
 def _r2(parts: np.ndarray, rows: np.ndarray) -> float:
@@ -151,8 +149,9 @@ def _r2(parts: np.ndarray, rows: np.ndarray) -> float:
     that is constant: 1 if it is met, else 0. As scikit-learn's r2_score. Chan, Golub and LeVeque
     1983 for the distances of several batches from the mean of all."""
     errors, means, distances = parts.astype(np.float64).swapaxes(0, 1)  # [batches, outputs] each
-    mean = np.average(means, axis=0, weights=rows)
-    error, total = errors.sum(axis=0), distances.sum(axis=0) + rows @ (means - mean) ** 2
+    above = means - means[0]  # exactly 0 where all are equal
+    between = rows @ (above - np.average(above, axis=0, weights=rows)) ** 2
+    error, total = errors.sum(axis=0), distances.sum(axis=0) + between
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.where(total == 0, error == 0, 1 - error / total).mean())
 

@@ -1,9 +1,9 @@
-"""A model with its loss and metrics as a graph, and the programs that are compiled from it."""
+"""A model with its loss and metrics as a graph; the programs compiled from it belong to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphc.train.losses import Function
 from graphc.train.metrics import Metric
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import MaxNorm, Penalty, limited, penalty
+from graphc.train.programs import Programs
 
 Model = Layer | Callable[[gx.Node], gx.Node]
 Params = dict[str, gx.Param]
@@ -32,28 +33,32 @@ class Signature:
 
     @staticmethod
     def of(x: Any, y: Any, floats: str) -> Signature:
-        """Of a batch: numbers become the model's `floats`, integer labels stay integers."""
+        """Of a batch: numbers become the model's `floats`, integers int32."""
         return Signature(tuple(x.shape[1:]), floats, (), floats).against(y, floats)
 
     def against(self, y: Any, floats: str) -> Signature:
         """The same with the targets of another batch."""
-        dtypes = {"i": "int64" if y.dtype.itemsize == 8 else "int32", "u": "int32", "b": "bool"}
+        stays = y.dtype.itemsize == 8 and not isinstance(y, np.ndarray)  # a device casts no arrays
+        dtypes = {"i": "int64" if stays else "int32", "u": "int32", "b": "bool"}
         y_dtype = dtypes.get(y.dtype.kind, floats)
         return replace(self, y_shape=tuple(y.shape[1:]), y_dtype=y_dtype)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Signature:
+        """That of `dataclasses.asdict`, of which JSON has made lists."""
+        made: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**made)
 
     def check(self, other: Signature, name: str) -> None:
         """InputError, naming the other data, unless their rows are such ones."""
         check_row(name, "x", other.x_shape, self.x_shape)
         check_row(name, "y", other.y_shape, self.y_shape)
-        if not self.takes(other):
+        if self != other:
             raise gx.InputError(
                 f"{name}: y is {other.y_dtype}; that of the first batch is {self.y_dtype}"
             )
-
-    def takes(self, other: Signature) -> bool:
-        """Whether a graph of this signature runs such data, too: integers of either width."""
-        whole = self.y_dtype.startswith("int") and other.y_dtype.startswith("int")
-        return self == (replace(other, y_dtype=self.y_dtype) if whole else other)
 
 
 def check_row(name: str, what: str, have: Shape, need: Shape) -> None:
@@ -65,31 +70,51 @@ def check_row(name: str, what: str, have: Shape, need: Shape) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
-    """The model applied to rows of one shape."""
+    """The model applied to rows of one shape, and what has been made of that."""
 
     x: gx.Node
     prediction: gx.Node
     params: Params
+    networks: dict[Signature, Network] = field(default_factory=dict)
+    programs: Programs = field(default_factory=Programs)
 
 
-@dataclass(frozen=True)
-class Network(Forward):
+@dataclass(frozen=True, eq=False)
+class Network:
     """The declared graph: with the loss and the metrics against targets."""
 
+    forward: Forward
     signature: Signature
     outputs: dict[str, gx.Node]  # the loss and the metrics
+    programs: Programs = field(default_factory=Programs)
+
+    @property
+    def x(self) -> gx.Node:
+        """The input of the data."""
+        return self.forward.x
+
+    @property
+    def prediction(self) -> gx.Node:
+        """What the model makes of it."""
+        return self.forward.prediction
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the model by name."""
+        return self.forward.params
+
+    @property
+    def trainable(self) -> list[bool]:
+        """Of each parameter, whether it changes."""
+        return [p.trainable for p in self.params.values()]
 
     @property
     def classes(self) -> int:
         """The size of the prediction's last axis."""
         last = self.prediction.shape[-1] if self.prediction.ndim > 1 else 1
         return last if isinstance(last, int) else 1
-
-    def runs(self, of: Forward, signature: Signature) -> bool:
-        """Whether it is this model, for such data."""
-        return self.prediction is of.prediction and self.signature.takes(signature)
 
 
 def applied(model: Model, row: Shape, dtype: str) -> Forward:
@@ -111,7 +136,15 @@ def applied(model: Model, row: Shape, dtype: str) -> Forward:
 def declare(
     of: Forward, loss: Function, metrics: Sequence[Metric], signature: Signature
 ) -> Network:
-    """Add loss and metrics for data of this signature."""
+    """The graph with loss and metrics for data of this signature, made once."""
+    if signature not in of.networks:
+        of.networks[signature] = _declared(of, loss, metrics, signature)
+    return of.networks[signature]
+
+
+def _declared(
+    of: Forward, loss: Function, metrics: Sequence[Metric], signature: Signature
+) -> Network:
     y = gx.input("y", (BATCH, *signature.y_shape), signature.y_dtype)
     outputs = {"loss": _against(y, of.prediction, loss)}
     if not isinstance(outputs["loss"], gx.Node) or outputs["loss"].ndim:
@@ -124,7 +157,7 @@ def declare(
     for node, what in ((of.x, "x"), (y, "the target")):
         if not any(node is n for output in outputs.values() for n in below(output)):
             raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
-    return Network(of.x, of.prediction, of.params, signature, outputs)
+    return Network(of, signature, outputs)
 
 
 def _against(y: gx.Node, prediction: gx.Node, function: Function) -> gx.Node:
@@ -151,16 +184,26 @@ def _cure(prediction: gx.Node, y: gx.Node) -> str:
 
 
 def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Node) -> None:
-    """InputError where [n, 1] and [n] were broadcast to [n, n], each row against all others."""
+    """InputError where a prediction [n, 1] meets a target [n], or the other way round, and both are
+    broadcast to [n, n]: each row against all others. Losses of pairs, such as one of the
+    differences p - p.T, have such nodes, but of two predictions or two targets."""
     if prediction.shape != (*y.shape, 1) and y.shape != (*prediction.shape, 1):
         return
-    given = {*below(prediction), y}
+    n = y.shape[0]
     for node in below(output):
-        if node not in given and node.shape.count(y.shape[0]) > 1:
+        met = [_before_broadcast(i, n) for i in node.inputs if i.shape.count(n) > 1]
+        found = {(m.shape, any(part is y for part in below(m))) for m in met}
+        if {(prediction.shape, False), (y.shape, True)} <= found:
             raise gx.InputError(
                 f"{name}: {node!r} holds every prediction against every target, as "
                 f"{prediction!r} and {y!r} are broadcast; in the data: {_cure(prediction, y)}"
             )
+
+
+def _before_broadcast(node: gx.Node, n: Any) -> gx.Node:
+    """The only input of a node [n, n], if it has n once: it was broadcast along the other."""
+    inputs = node.inputs
+    return inputs[0] if len(inputs) == 1 and inputs[0].shape.count(n) == 1 else node
 
 
 def parameters_of(model: Model, prediction: gx.Node) -> Params:

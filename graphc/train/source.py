@@ -57,8 +57,8 @@ class Source:
     def raw(self, first: Any) -> Iterator[tuple[str, Any]]:
         """What can be seen of the data before training: the arrays that they come from, which may
         be augmented later, or else the batches. With names, for messages."""
-        x, y = getattr(self.batches, "x", None), getattr(self.batches, "y", None)
-        whole = (x, y) if x is not None and y is not None else self.arrays
+        batches = self.batches
+        whole = (batches.x, batches.y) if isinstance(batches, Batches) else self.arrays
         if whole is not None:
             yield self.name, whole
         else:

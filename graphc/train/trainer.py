@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,14 @@ from graphc.nn.layer import Layer
 from graphc.train.callbacks import Callback
 from graphc.train.checkpoints import restore_run, save_run
 from graphc.train.data import Batches
-from graphc.train.data_checks import as_array, check_range, check_shares, shown
+from graphc.train.data_checks import (
+    as_array,
+    check_integers_fit,
+    check_range,
+    check_shares,
+    shown,
+    whole,
+)
 from graphc.train.features import (
     LIMIT_NBYTES,
     Cached,
@@ -24,19 +30,16 @@ from graphc.train.features import (
     extractor,
     speed_up,
 )
+from graphc.train.graphs import Graphs
 from graphc.train.history import History
 from graphc.train.loop import Loop, Run
 from graphc.train.losses import Function, as_loss
 from graphc.train.metrics import Metric, as_metrics
 from graphc.train.network import (
-    Forward,
     Model,
     Network,
-    Shape,
     Signature,
-    applied,
     check_row,
-    declare,
     to_numpy,
     training_graph,
 )
@@ -44,8 +47,6 @@ from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import L1, L2, MaxNorm, Penalty, penalty
 from graphc.train.source import ROWS, Source, as_source, held_out
 from graphc.train.totals import Totals, fetch
-
-Key = tuple[Any, ...]  # a name, and what else tells one thing of that name from another
 
 
 class Trainer:
@@ -88,10 +89,8 @@ class Trainer:
         _check_all("penalties", penalties, (L1, L2))
         _check_all("limits", limits, (MaxNorm,))
         _check_backend(backend)
-        if not isinstance(cache_features, int) or cache_features < 0:
-            raise gx.InputError(
-                f"cache_features={shown(cache_features)}: need True, False, or a limit in bytes"
-            )
+        if not isinstance(cache_features, bool):
+            whole("Trainer", "cache_features", cache_features, 0, remedy=", True or False")
         self.model, self.optimizer, self.seed = model, optimizer, seed
         self.loss_name, self._loss = loss, as_loss(loss)
         self.metrics = as_metrics(metrics, self._loss)
@@ -103,14 +102,11 @@ class Trainer:
         }
         self.history, self.run = History(), Run()
         self.loop: Loop | None = None  # the fit in progress
-        self._dtype, self._site = dtype, gx.user_site()
+        self._site = gx.user_site()
         self._cache_nbytes = LIMIT_NBYTES if cache_features is True else int(cache_features)
         self.feature_note = ""  # whether the last fit cached features, and what came of it
         self._network: Network | None = None
-        self._built_of: list[Any] = []
-        self._forwards: dict[Shape, Forward] = {}  # by the shape of a row
-        self._networks: list[Network] = []  # of these, for the targets seen so far
-        self._programs: dict[Key, tuple[list[Any], Any]] = {}  # what it is made of, executable
+        self._graphs = Graphs(self._loss, self.metrics, dtype, self._site)
 
     def __repr__(self) -> str:
         model, loss = (
@@ -146,20 +142,17 @@ class Trainer:
         or a parameter is no number any more. Ctrl-C ends the run after the step that it met;
         KeyboardInterrupt follows when callbacks have done their work. A second one does not wait.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
-            is_y = isinstance(epochs, list | np.ndarray)
-            cure = "; pass fit((x, y), epochs) or fit(train.Batches(x, y, size), epochs)"
-            raise gx.InputError(
-                f"epochs={shown(epochs)}: need an int of 1 or more{cure if is_y else ''}"
-            )
+        cure = "; pass fit((x, y), epochs) or fit(train.Batches(x, y, size), epochs)"
+        is_y = isinstance(epochs, list | np.ndarray)
+        epochs = whole("fit", "epochs", epochs, 1, remedy=cure if is_y else "")
         _check_all("callbacks", callbacks, (Callback,))
         source = as_source(batches, "batches")
-        network = self._network = self._network_for(source)
-        measured = None
+        network, measured = self.network_for(source), None
         if validation is not None:
             measured = held_out(validation, "validation")
-            found = self._network_for(measured)
+            found = self.network_for(measured)
             check_row("validation", "x", found.signature.x_shape, network.signature.x_shape)
+        self._network = network
         cached = self._cached(source, measured, progress) if self._cache_nbytes else None
         if cached is not None:
             network, source, measured = cached.network, cached.source, cached.held_out
@@ -172,16 +165,16 @@ class Trainer:
         rows = as_array("x", x)
         if not rows.ndim or not len(rows):
             raise gx.InputError(f"x has shape {rows.shape}: need an array [rows, ...] with rows")
-        if rows.shape in self._forwards:
+        graphs = self._graphs.of(self.model)
+        try:
+            of = graphs.forward(rows.shape[1:])
+        except (gx.InputError, gx.ShapeError) as error:
+            if rows.shape not in graphs.forwards:
+                raise
             raise gx.InputError(
                 f"x has shape {rows.shape}, that of a single row; predict(x[None]) takes it as one"
-            )
-        of = self._applied(rows.shape[1:])
-        program = self._keep(
-            ("predict", rows.shape[1:]),
-            [of.prediction],
-            lambda: self.compiled("predict", of.prediction),
-        )
+            ) from error
+        program = of.programs.get("predict", [], lambda: self.compiled("predict", of.prediction))
         parts = [to_numpy(program(x=rows[i : i + ROWS])) for i in range(0, len(rows), ROWS)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -189,16 +182,16 @@ class Trainer:
         """The loss and the metrics over rows (x, y), or over batches, dropout off and nothing
         changed. Targets may be of another kind than those of training, as in `fit`."""
         source = held_out(x if y is None else (x, y), "data")
-        network = self._network_for(source)
-        if self._network is None or not self._is_current(self._network):
+        network = self.network_for(source)
+        if self._network not in self._graphs.networks():
             self._network = network
         return self.totals_of(source, network).row(self.metrics)
 
     def totals_of(self, source: Source, network: Network) -> Totals:
         """The results of each batch, nothing changed; the network is one for such rows of x."""
-        totals, floats = Totals(), self.floats()
+        totals, graphs = Totals(), self._graphs
         for x, y in source.epoch(0):
-            of = self._network_of(network, network.signature.against(y, floats))
+            of = graphs.network(network.forward, network.signature.against(y, graphs.floats))
             totals.add(fetch([self.program("evaluate", of)(x=x, y=y)]), [len(x)])
         return totals
 
@@ -245,34 +238,21 @@ class Trainer:
         """End the fit after the epoch in progress, which is finished."""
         self.run.stopping = reason
 
-    def forget_programs(self) -> None:
-        """Compile anew what is needed next."""
-        self._programs.clear()
-
-    def declare(self, signature: Signature) -> Network:
-        """The graph for data of this signature, from now on that of the trainer; made anew if the
-        model is another than before."""
-        network = self.declared(signature)
-        self.take(network)
-        return network
-
-    def declared(self, signature: Signature) -> Network:
-        """The same, for `take`: that of the trainer stays."""
-        return self._network_of(self._applied(signature.x_shape), signature)
-
     def take(self, network: Network) -> None:
-        """Train with this graph from now on."""
+        """Train with this graph from now on; all programs are made anew, as the states of the
+        optimizer may be other ones."""
+        for known in self._graphs.networks():
+            known.programs.clear()
         self._network = network
 
     def program(self, name: str, network: Network | None = None) -> Any:
         """The executable "train", "check" (the same, stopping at what is not finite) or "evaluate",
         compiled when it is first asked for. `network`: another one than that of the trainer."""
         of = network or self.network
-        key = (name, of.signature, self._is_current(of))
         if name == "evaluate":
-            return self._keep(key, [of], lambda: self.compiled(name, of.outputs))
-        made_of = [of, self.optimizer, *self._frozen()]
-        return self._keep(key, made_of, lambda: self.compiled(name, *self.training_graph(of)))
+            return of.programs.get(name, [], lambda: self.compiled(name, of.outputs))
+        made_of = [self.optimizer, *of.trainable]
+        return of.programs.get(name, made_of, lambda: self.compiled(name, *self.training_graph(of)))
 
     def training_graph(self, network: Network | None = None) -> Any:
         """The outputs and the updates of one step; states of the optimizer are made with it."""
@@ -283,9 +263,6 @@ class Trainer:
     def is_penalised(self, network: Network | None = None) -> bool:
         """Whether penalties are added to the loss: a column of its own in the history."""
         return penalty((network or self.network).params, self._penalties) is not None
-
-    def _frozen(self) -> list[bool]:
-        return [not p.trainable for p in self.network.params.values()]
 
     def _cached(self, source: Source, measured: Source | None, tell: bool) -> Cached | None:
         """Features in the place of the data, or None; in either case it is said why."""
@@ -298,7 +275,7 @@ class Trainer:
             )  # fmt: skip
 
         try:
-            found = self._keep(("features",), [network, *self._frozen()], make)
+            found = network.programs.get("features", network.trainable, make)
             cached = cache(found, source, measured, self._cache_nbytes)
             self.feature_note = cached.note
             if tell:
@@ -309,45 +286,6 @@ class Trainer:
             print(self.feature_note)  # noqa: T201 -- cache_features=True asks for it
         return cached
 
-    def _applied(self, row: Shape, name: str = "data") -> Forward:
-        """The model on rows of this shape. It is called once for each shape, so that a function
-        that makes parameters makes them once; of another shape it must take the same ones."""
-        made_of = self._made_of()
-        if not _same(made_of, self._built_of):
-            self._forwards, self._networks, self._programs = {}, [], {}
-            self._built_of = made_of
-        if row not in self._forwards:
-            try:
-                with gx.MadeAt(self._site):
-                    made = applied(self.model, row, self.floats())
-            except gx.ShapeError:
-                for known in self._forwards:
-                    check_row(name, "x", row, known)
-                raise
-            for known in self._forwards.values():
-                if not _same([*made.params.values()], [*known.params.values()]):
-                    raise gx.InputError(
-                        f"model: for rows of another shape, {row}, it makes parameters anew; make "
-                        "them outside of the function, or write an nn.Layer"
-                    )
-            self._forwards[row] = made
-        return self._forwards[row]
-
-    def _network_of(self, of: Forward, signature: Signature) -> Network:
-        """The network that runs data of this signature; evaluation may have another one than
-        training, of the same parameters."""
-        for known in (of, *self._networks):
-            if isinstance(known, Network) and known.runs(of, signature):
-                return known
-        with gx.MadeAt(self._site):
-            made = declare(of, self._loss, self.metrics, signature)
-        self._networks.append(made)
-        return made
-
-    def _is_current(self, of: Forward) -> bool:
-        """Whether it is of the model on data, not on cached features, or of the model before."""
-        return any(of.prediction is f.prediction for f in self._forwards.values())
-
     def compiled(
         self, name: str, outputs: Any, updates: Any = None, training: bool | None = None
     ) -> Any:
@@ -357,33 +295,21 @@ class Trainer:
             seed=self.seed, **self._options,
         )  # fmt: skip
 
-    def _keep(self, key: Key, made_of: list[Any], make: Callable[[], Any]) -> Any:
-        """The program of this key, made anew if it would be made of other things than before."""
-        known = self._programs.get(key)
-        if known is None or not _same(known[0], made_of):
-            self._programs[key] = (made_of, make())
-        return self._programs[key][1]
+    def network_of(self, signature: Signature) -> Network:
+        """The graph for data of this signature."""
+        graphs = self._graphs.of(self.model)
+        return graphs.network(graphs.forward(signature.x_shape), signature)
 
-    def _made_of(self) -> list[Any]:
-        return self.model.made_of() if isinstance(self.model, Layer) else [self.model]
-
-    def floats(self) -> str:
-        """The dtype that numbers of the data get: the widest of a layer's parameters."""
-        params = self.model.parameters().values() if isinstance(self.model, Layer) else ()
-        dtypes = {p.dtype.name for p in params}
-        if self._dtype is not None or not dtypes:
-            return self._dtype or "float32"
-        return next(d for d in ("float64", "float32", *sorted(dtypes)) if d in dtypes)
-
-    def _network_for(self, source: Source) -> Network:
-        """The network for these data, which are looked at: InputError for rows of several shapes,
-        or that the model does not take, and for unfit targets."""
-        first, floats = source.first(), self.floats()
-        signature = Signature.of(*first, floats)
+    def network_for(self, source: Source) -> Network:
+        """The graph for these data, which are looked at: InputError for rows of several shapes, or
+        that the model does not take, and for unfit targets. That of the trainer stays."""
+        first, graphs = source.first(), self._graphs.of(self.model)
+        signature = Signature.of(*first, graphs.floats)
         for name, (x, y) in source.seen(first):
-            signature.check(Signature.of(x, y, floats), name)
+            signature.check(Signature.of(x, y, graphs.floats), name)
         try:
-            network = self._network_of(self._applied(signature.x_shape, source.name), signature)
+            of = graphs.forward(signature.x_shape, source.name)
+            network = graphs.network(of, signature)
         except (gx.ShapeError, gx.DTypeError) as error:
             raise type(error)(f"{source.name}: {error}") from error
         for name, (_, y) in source.raw(first):
@@ -402,6 +328,8 @@ class Trainer:
                 check_shares(name, y, classes)
         elif self._loss in (gx.sigmoid_cross_entropy, gx.binary_cross_entropy):
             check_shares(name, y)
+        elif y.dtype.kind in "iu":
+            check_integers_fit(name, y)
 
 
 def _check_all(argument: str, rules: Any, kinds: tuple[type, ...]) -> None:
@@ -418,8 +346,3 @@ def _check_backend(backend: Any) -> None:
             f"backend={shown(backend)}: need auto, cuda, cuda:N (the GPU of a number), native, "
             "numpy or emulator"
         )
-
-
-def _same(have: list[Any], want: list[Any]) -> bool:
-    """Whether both hold the same objects; `==` of nodes would build a node."""
-    return len(have) == len(want) and all(a is b for a, b in zip(have, want, strict=True))
