@@ -19,6 +19,7 @@ import graphc as gx
 from graphc.nn.init import Initialiser, as_dtype, as_initialiser
 from graphc.nn.names import LoadReport, compare, match
 from graphc.nn.tensor_file import read_parameters, write_tensors
+from graphc.nn.text_table import columns
 
 Shape = tuple[int, ...]
 
@@ -117,21 +118,8 @@ class Layer:
 
         InputError if another model has taken a layer of this one before this one was in use.
         """
-        found: dict[str, gx.Param] = {}
-        is_outermost = self._owner() is None
-        for path, layer in self._walk():
-            full = _join(self._path, path)
-            if is_outermost and layer._path != full:
-                if layer._owner() is not None:
-                    raise gx.InputError(
-                        f"{full}, {layer!r}, has become {layer._path} of another model before this "
-                        "one was in use: give that one copy.deepcopy(layer), or share it by models "
-                        "that are functions: lambda x: head(trunk(x))"
-                    )
-                self._place_parts(set())  # the model that had taken it is gone
-            layer._in_use = True
-            found.update((p.name, p) for p in map(layer._param, layer._declared))
-        return found
+        params = (layer._params[name] for layer in self._own() for name in layer._declared)
+        return {p.name: p for p in params}
 
     def summary(self) -> str:
         """A table of the layers: path, shape of the output once the layer was called, number of
@@ -147,14 +135,7 @@ class Layer:
                 rows.append((*words, str(sum(own.values())), str(still)))
             total, frozen = total + sum(own.values()), frozen + still
         rows.append(("sum", "", self._output, str(total), str(frozen)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(w) if i < 3 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        return columns(rows, left=3)
 
     def freeze(self, *patterns: str) -> list[str]:
         """Keep parameters as they are: those whose names match a pattern such as `layers.0*`.
@@ -193,11 +174,12 @@ class Layer:
 
     def made_of(self) -> list[Any]:
         """The attributes, parts and parameters: the same objects as long as none was replaced."""
-        found: list[Any] = [*self.parameters().values()]
-        for _, layer in self._walk():
+        found: list[Any] = []
+        for layer in self._own():
+            found.extend(layer._params.values())
             for name, value in vars(layer).items():
-                if not name.startswith("_"):
-                    found.extend(value if isinstance(value, tuple) else [value])
+                if name[0] != "_":
+                    found.extend(value if isinstance(value, tuple) else (value,))
         return found
 
     # -- names
@@ -273,6 +255,25 @@ class Layer:
             yield path, self
             for name, part in self._parts():
                 yield from part._walk(_join(path, name), seen)
+
+    def _own(self) -> Iterator[Layer]:
+        """This layer and all below it, with all their parameters, in use from now on. InputError
+        for one that has become part of another model."""
+        is_outermost = self._owner() is None
+        for path, layer in self._walk():
+            full = _join(self._path, path)
+            if is_outermost and layer._path != full:
+                if layer._owner() is not None:
+                    raise gx.InputError(
+                        f"{full}, {layer!r}, has become {layer._path} of another model before this "
+                        "one was in use: give that one copy.deepcopy(layer), or share it by models "
+                        "that are functions: lambda x: head(trunk(x))"
+                    )
+                self._place_parts(set())  # the model that had taken it is gone
+            layer._in_use = True
+            for name in layer._declared.keys() - layer._params.keys():
+                layer._param(name)
+            yield layer
 
     def _owner(self) -> Layer | None:
         """The layer around this one, if there still is one."""

@@ -184,19 +184,22 @@ def _cure(prediction: gx.Node, y: gx.Node) -> str:
 
 
 def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Node) -> None:
-    """InputError where a prediction [n, 1] meets a target [n], or the other way round, and both are
-    broadcast to [n, n]: each row against all others. Losses of pairs, such as one of the
-    differences p - p.T, have such nodes, but of two predictions or two targets."""
-    if prediction.shape != (*y.shape, 1) and y.shape != (*prediction.shape, 1):
-        return
+    """InputError where something of the prediction and something of the target, one [n, 1] and the
+    other [n], are broadcast to [n, n]: each row against all others. Losses of pairs, such as one of
+    the differences p - p.T, have such nodes, but of two predictions, of two targets or of [1, n].
+    """
     n = y.shape[0]
     for node in below(output):
         met = [_before_broadcast(i, n) for i in node.inputs if i.shape.count(n) > 1]
-        found = {(m.shape, any(part is y for part in below(m))) for m in met}
-        if {(prediction.shape, False), (y.shape, True)} <= found:
+        shapes = {m.shape for m in met}
+        of_target = {m for m in met if any(part is y for part in below(m))}
+        if shapes == {(n,), (n, 1)} and len(of_target) == 1:
+            of, to = (next(m for m in met if (m in of_target) == told) for told in (False, True))
+            cure = _cure(prediction, y)
             raise gx.InputError(
-                f"{name}: {node!r} holds every prediction against every target, as "
-                f"{prediction!r} and {y!r} are broadcast; in the data: {_cure(prediction, y)}"
+                f"{name}: {node!r} holds every prediction against every target, as {of!r} and "
+                f"{to!r} are broadcast; "
+                + (f"in the data: {cure}" if cure else "make both [n, 1], or both [n]")
             )
 
 
