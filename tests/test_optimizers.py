@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -364,6 +365,31 @@ def test_settings_are_told() -> None:
     assert (mine.scale, mine.momentum, mine.schedule.rate(0)) == (3.0, 0.5, 0.1)
     with pytest.raises(gx.InputError, match="Mine takes no 'mass'"):
         Mine(0.1, mass=0.5)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_settings_and_no_states(copied: Callable[[Any], train.Optimizer]) -> None:
+    """It begins as a new one would, and leaves the states and the schedule of the first alone."""
+
+    def train_with(optimizer: train.Optimizer) -> np.ndarray:
+        w = gx.param("w.weight", np.ones((2, 2), "float32"))
+        loss = gx.square(w).sum()
+        step = gx.compile(loss, updates=optimizer.updates({w: gx.grad(loss, w)}), backend="numpy")
+        step()
+        step()
+        return w.value
+
+    used = train.AdamW(train.ReduceOnPlateau(0.1), decay=0.1, clip_norm=2.0)
+    wanted = train_with(used)
+    states = {id(s) for own in used._states.values() for s in own.values()}
+    other = copied(used)
+    assert repr(other) == repr(used)
+    assert other.schedule is not used.schedule
+    with pytest.raises(gx.InputError, match="is fixed"):
+        other.beta1 = 0.5  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(train_with(other), wanted)
+    assert states == {id(s) for own in used._states.values() for s in own.values()}
+    assert copied(Mine(0.1, 3.0)).scale == 3.0  # type: ignore[attr-defined]
 
 
 # -- bad input

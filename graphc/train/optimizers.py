@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from copy import copy
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import reduce, wraps
 from numbers import Real
 from operator import add
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -54,8 +54,10 @@ def settings(cls: Made) -> Made:
 class Optimizer:
     """What they share: the rate, clipping, and factors of the rate.
 
-    `rate`: a number or a schedule; set it, or a number, for the fits to come: states go on. All
-    else is fixed. `clip_value`: gradients are limited to +-clip_value element by element.
+    `rate`: a number or a schedule; another one may be set at any time, in a callback, too, and is
+    that of the next step: states go on. All else is fixed. A copy has the settings and a copy of
+    the schedule, but no states. `clip_value`: gradients are limited to +-clip_value element by
+    element.
     `clip_norm`: where the norm of all gradients together is larger, they are scaled down
     to it (Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural
     networks, algorithm 1); after `clip_value`. `factors`: pattern over names -> factor of the rate;
@@ -80,10 +82,22 @@ class Optimizer:
         if not isinstance(given, Mapping) or not all(isinstance(k, str) for k in given):
             raise gx.InputError(f"factors={given!r}: need a dict of patterns and numbers")
         self.factors = {k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in given.items()}
+        self._without_states()
+        self._rate = self.schedule.rate(0.0)
+
+    def _without_states(self) -> None:
         self.frozen: Mapping[str, gx.Param] = {}  # without gradients; patterns may name them, too
         self._shared: dict[str, gx.Param] = {}  # one for all parameters, such as the rate
         self._states: dict[gx.Param, dict[str, gx.Param]] = {}
-        self._rate = self.schedule.rate(0.0)
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = self.trial()
+        other._without_states()
+        other.__dict__.update(deepcopy(vars(other), memo))
+        return other
 
     @property
     def schedule(self) -> Schedule:
@@ -134,9 +148,10 @@ class Optimizer:
         shared = [s for name, s in self._shared.items() if name != "rate"]
         return {s.name: s for s in [*own, *shared]}
 
-    def trial(self) -> Optimizer:
+    def trial(self) -> Self:
         """Another one with the same states, which keeps those that it makes to itself."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(vars(self))
         other._shared = dict(self._shared)
         other._states = {p: dict(states) for p, states in self._states.items()}
         return other
@@ -170,8 +185,8 @@ class Optimizer:
         return states[name]
 
     def _shared_state(self, name: str, params: Iterable[gx.Param], value: float) -> gx.Param:
-        if name not in self._shared:
-            dtype = "float64" if _any_float64(params) else "float32"
+        if name not in self._shared:  # of one dtype, whichever parameters are frozen
+            dtype = "float64" if _any_float64([*params, *self.frozen.values()]) else "float32"
             self._shared[name] = gx.param(f"optimizer.{name}", value, dtype=dtype)
         return self._shared[name]
 
@@ -355,15 +370,15 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.decay = positive("decay", self.decay, or_zero=True)
-        self._decaying: set[gx.Param] = set()
+        self._decaying: set[str] = set()
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         params = {**{p.name: p for p in gradients}, **self.frozen}
-        self._decaying = set(chosen(params, self.on))
+        self._decaying = {p.name for p in chosen(params, self.on)}
         return super().updates(gradients)
 
     def decayed(self, param: gx.Param, rate: gx.Node) -> gx.Node:
-        return param - rate * self.decay * param if param in self._decaying else param
+        return param - rate * self.decay * param if param.name in self._decaying else param
 
 
 def _like(scalar: gx.Node, param: gx.Node) -> gx.Node:
