@@ -9,6 +9,7 @@ import json
 import math
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -554,18 +555,59 @@ def test_a_schedule_counts_from_where_it_was_set() -> None:
     made.optimizer.rate = train.Cosine(0.1, epochs=3)
     assert made.fit(Shuffled(), 2)["rate"][2:] == pytest.approx(cosine[:2])
     assert made.fit(Shuffled(), 1)["rate"][4:] == pytest.approx(cosine[2:])
-    before = values(made.model)
-    with pytest.raises(gx.InputError) as caught:
-        made.fit(Shuffled(), 1)
-    assert str(caught.value).startswith(
-        "optimizer: the rate of Cosine(0.1, epochs=3.0, final=0.0) is 0 for the whole of epoch 6, "
-        "and it began with epoch 3; set a new one, trainer.optimizer.rate = ..."
-    )
-    assert same(values(made.model), before)
     made.optimizer.rate = train.Cosine(0.1, epochs=3)
     assert made.fit(Shuffled(), 1)["rate"][5:] == pytest.approx(cosine[:1])
     made.optimizer = train.SGD(train.Cosine(0.1, epochs=3))
     assert made.fit(Shuffled(), 1)["rate"][6:] == pytest.approx(cosine[:1])
+
+
+@pytest.mark.parametrize("fits", [[3, 2], [3, 1, 1], [5]])
+def test_a_rate_that_has_come_to_0_is_told_once_a_fit(fits: list[int]) -> None:
+    """However the epochs are divided, and before the first that learns nothing."""
+    made = trainer(optimizer=train.SGD(train.Cosine(0.1, 3)), backend="numpy")
+    told: list[int] = []
+    for epochs in fits:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.fit(Shuffled(), epochs)
+        told += [int(re.findall(r"the whole of epoch (\d)", str(w.message))[0]) for w in caught]
+        assert all(w.filename == __file__ for w in caught)
+    assert told == ([4, 5] if fits == [3, 1, 1] else [4])
+    assert made.history["rate"][3:] == [0, 0]
+
+
+def test_a_callback_sets_the_rate() -> None:
+    """From the next step on; what it watches is checked, and of an error the steps are made again
+    with their own rates."""
+
+    class Set(train.Callback):
+        def __init__(self, **rates: Any) -> None:
+            self.rates = rates
+
+        def on_step(self, trainer: train.Trainer) -> None:
+            if (rate := self.rates.get(f"step_{trainer.step}")) is not None:
+                trainer.optimizer.rate = rate
+
+        def on_epoch(self, trainer: train.Trainer, row: Any) -> None:
+            if (rate := self.rates.get(f"epoch_{trainer.epoch}")) is not None:
+                trainer.optimizer.rate = rate
+
+    cosine, made = train.Cosine(0.5, 2), trainer(backend="numpy", optimizer=train.SGD(0.1))
+    history = made.fit(Shuffled(), 4, callbacks=[Set(epoch_1=0.01, epoch_2=cosine)])
+    assert history["rate"] == pytest.approx([0.1, 0.01, cosine.rate(0.75), cosine.rate(1.75)])
+    at_once, by_hand = [trainer(backend="numpy", optimizer=train.SGD(0.1)) for _ in range(2)]
+    at_once.fit(Shuffled(), 1, callbacks=[Set(step_2=0.02)])
+    for batch, rate in zip(Shuffled().epoch(0), (0.1, 0.1, 0.02, 0.02), strict=True):
+        by_hand.optimizer.rate = rate
+        by_hand.fit(batch, 1)
+    assert same(values(at_once.model), values(by_hand.model))
+    made.optimizer.rate = 0.1
+    with pytest.raises(gx.InputError, match="monitor='val_loss'"):
+        made.fit(Shuffled(), 2, callbacks=[Set(step_18=train.ReduceOnPlateau(0.1))])
+    made.optimizer.rate = 0.1
+    first = made.step
+    with pytest.raises(gx.NonFiniteError, match=f"step {first + 4}, batch 4"):
+        made.fit(Shuffled(), 2, callbacks=[Set(**{f"step_{first + 2}": 1e38})])
 
 
 def test_stopping_within_an_epoch_finishes_it() -> None:
@@ -587,7 +629,7 @@ def test_stopping_within_an_epoch_finishes_it() -> None:
 
 def test_a_method_that_is_never_called_is_refused() -> None:
     with pytest.raises(gx.InputError) as caught:
-        type("Mine", (train.Callback,), {"on_epoch_end": lambda self: None})
+        type("Mine", (train.Callback,), {"on_gpu": False, "on_epoch_end": lambda self: None})
     assert str(caught.value) == (
         "Mine.on_epoch_end is never called: need on_start, on_step, on_epoch, on_end or "
         "on_interrupt"
