@@ -141,6 +141,8 @@ CURES: list[Case] = [  # what to do to targets of another shape
     (fit(X, FIRST, **FLAT), "are broadcast; in the data: y[:, None]"),
     (fit(X, Y, **FLAT), "are broadcast; in the data: y[:, None]"),
     (first(FLAT["loss"], ONE), "are broadcast; in the data: y[:, 0]"),
+    (fit(X, FIRST[:, None], loss=lambda p, t: gx.square(p[:, 0] - t).mean(), last=1),
+     "are broadcast; make both [n, 1], or both [n]"),
     (fit(X, FIRST, loss=plain, last=1, metrics=[train.Metric("own", FLAT["loss"])]),
      "own: <subtract(broadcast_to(add(...)), broadcast_to(y)) float32[batch, batch]> holds"),
 ]  # fmt: skip

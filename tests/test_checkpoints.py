@@ -64,6 +64,7 @@ def test_a_resumed_run_ends_bitwise_equal(optimizer: str, tmp_path: Path) -> Non
         finish(other)
         assert same(values(other.model), values(whole.model))
         assert other.history.rows == whole.history.rows
+        assert other.history.to_csv() == whole.history.to_csv()  # the order of the columns, too
         states = {n: p.value for n, p in other.state().items()}
         assert same(states, {n: p.value for n, p in whole.state().items()})
 
@@ -157,6 +158,98 @@ def test_a_schedule_that_was_set_later_resumes(tmp_path: Path) -> None:
     assert whole.history["rate"][-1] == pytest.approx(train.Cosine(0.1, 3).rate(2.75))
 
 
+class SetRate(train.Callback):
+    """After one step, in the middle of an epoch or at its end."""
+
+    def __init__(self, step: int, rate: train.Schedule) -> None:
+        self.step, self.rate = step, rate
+
+    def on_step(self, trainer: train.Trainer) -> None:
+        if trainer.step == self.step:
+            trainer.optimizer.rate = self.rate
+
+
+@pytest.mark.parametrize("step", [6, 8])
+def test_a_rate_that_a_callback_has_set_resumes(step: int, tmp_path: Path) -> None:
+    """The trainer must be given it: one with another rate is refused, and left as it was."""
+    rate, whole = train.Cosine(0.1, epochs=3), trainer("AdamW", backend="numpy")
+    finish(whole, SetRate(step, rate), Save(tmp_path, 5, step, 9), epochs=3)
+    first = step // 4
+    assert whole.history["rate"][2] == rate.rate(2.75 - first)
+    for saved in (5, step, 9):
+        other = trainer("AdamW", backend="numpy")
+        path = tmp_path / f"at-{saved}.safetensors"
+        if saved >= step:
+            with pytest.raises(gx.CheckpointError) as caught:
+                other.restore(path)
+            assert (
+                f"{path} is of a run with the rate {rate!r}, and this optimizer has "
+                "Constant(0.01): set trainer.optimizer.rate to that of the file before restore"
+            ) in str(caught.value)
+            assert other.step == 0
+            other.optimizer.rate = train.Cosine(0.1, epochs=3)
+        other.restore(path)
+        finish(other, SetRate(step, rate), epochs=3) if saved < step else finish(other, epochs=3)
+        assert other.history.rows == whole.history.rows
+        assert same(values(other.model), values(whole.model))
+
+
+def test_a_rate_that_was_set_between_two_fits_is_saved_as_such(tmp_path: Path) -> None:
+    """Its epochs count from there, also in a file that was written before the next fit."""
+    whole, other = trainer(backend="numpy"), trainer(backend="numpy")
+    finish(whole, epochs=3)
+    for made in (whole, other):
+        made.optimizer.rate = train.Cosine(0.1, epochs=3)
+    whole.save(tmp_path / "a.safetensors")
+    other.restore(tmp_path / "a.safetensors")
+    for made in (whole, other):
+        finish(made, epochs=1)
+        assert made.history["rate"][-1] == train.Cosine(0.1, 3).rate(0.75)
+
+
+class Own(train.Schedule):
+    """One of a user's: a function, which has another address each time, and a count."""
+
+    def __init__(self, function: Callable[[float], float], seen: int = 0) -> None:
+        self.function, self.seen = function, seen
+
+    def rate(self, epoch: float) -> float:
+        return self.function(epoch)
+
+    def observe(self, row: Any) -> None:  # noqa: ARG002
+        self.seen += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": np.int64(self.seen)}
+
+    def load_state(self, state: Any) -> None:
+        self.seen = state["seen"]
+
+
+def test_schedules_and_callbacks_of_a_user_resume(tmp_path: Path) -> None:
+    class Count(train.Callback):
+        def __init__(self) -> None:
+            self.held: dict[str, Any] = {}
+
+        def state(self) -> dict[str, Any]:
+            return {"n": np.int64(3), "x": np.float32(0.5), "pair": (np.int8(1), None),
+                    "a": np.arange(3)}  # fmt: skip
+
+        def load_state(self, state: Any) -> None:
+            self.held = dict(state)
+
+    path, count = tmp_path / "at-5.safetensors", Count()
+    whole, other = trainer(backend="numpy"), trainer(backend="numpy")
+    for made in (whole, other):
+        made.optimizer.rate = Own(lambda epoch: 0.1 / (1 + epoch))
+    finish(whole, Count(), Save(tmp_path, 5), epochs=2)
+    other.restore(path)
+    finish(other, count, epochs=2)
+    assert other.history.rows == whole.history.rows
+    assert count.held.pop("a").tolist() == [0, 1, 2]
+    assert count.held == {"kind": "Count", "n": 3, "x": 0.5, "pair": [1, None]}
+
+
 def test_states_of_callbacks_outlast_a_second_save(tmp_path: Path) -> None:
     """Restored and saved again, with no fit between."""
     finish(trainer(backend="numpy"), train.EarlyStopping(), Save(tmp_path, 9), epochs=3)
@@ -237,6 +330,25 @@ def test_frozen_parameters_and_a_plain_function_resume(tmp_path: Path) -> None:
     assert v.value.tobytes() == w.value.tobytes()
 
 
+def test_states_of_all_parameters_have_one_dtype_whichever_are_frozen(tmp_path: Path) -> None:
+    """A frozen float64 part counts, as it may be trained later."""
+
+    def made() -> tuple[train.Trainer, gx.Param]:
+        a, b = gx.param("a", np.eye(4)), gx.param("b", nn.init.glorot_uniform((4, 3)))
+        model = lambda x: (x.astype("float64") @ a).astype("float32") @ b
+        return train.Trainer(model, "softmax_cross_entropy", train.Adam(), backend="numpy"), a
+
+    whole, a = made()
+    a.trainable = False
+    whole.fit((X, Y), 1)
+    whole.save(tmp_path / "a.safetensors")
+    other, _ = made()
+    other.restore(tmp_path / "a.safetensors")
+    for run in (whole, other):
+        run.fit((X, Y), 1)
+    assert whole.history.rows == other.history.rows
+
+
 # -- kept files
 
 
@@ -251,6 +363,45 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
     losses = made.history["val_loss"]
     assert best.epoch == 1 + losses.index(min(losses))
     assert best.evaluate(*VALIDATION)["loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+class Die(train.Callback):
+    """As by kill -9: nothing is called any more."""
+
+    def on_epoch(self, trainer: train.Trainer, row: Any) -> None:  # noqa: ARG002
+        if trainer.epoch == 3:
+            raise SystemExit
+
+
+def test_a_run_that_died_before_its_first_checkpoint_goes_on_from_the_best(tmp_path: Path) -> None:
+    def keep(folder: str) -> train.Checkpoint:
+        return train.Checkpoint(tmp_path / folder, epochs=5, monitor="val_loss")
+
+    whole = finish(trainer(backend="numpy"), keep("whole"))
+    with pytest.raises(SystemExit):
+        finish(trainer(backend="numpy"), keep("a"), Die())
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["best.safetensors"]
+    other = trainer(backend="numpy")
+    other.restore(tmp_path / "a")
+    finish(other, keep("a"))
+    assert other.history.rows == whole.history.rows
+    for name in (p.name for p in (tmp_path / "whole").iterdir()):
+        one, two = (read_tensors(tmp_path / folder / name)[0] for folder in ("a", "whole"))
+        assert same(one, two), name
+
+
+def test_the_last_are_kept_over_several_fits(tmp_path: Path) -> None:
+    """Whatever objects there are, in one process or the next, and by folder."""
+    made = trainer("AdamW", backend="numpy")
+    for i in range(3):
+        finish(made, train.Checkpoint(tmp_path / "a", keep=2), epochs=1)
+        finish(made, train.Checkpoint(tmp_path / "b", keep=1), epochs=1)
+        if i == 1:
+            made = trainer("AdamW", backend="numpy")
+            made.restore(tmp_path / "b")
+            made.run.began = None  # the fit of the file had ended
+    found = {f: sorted(int(p.stem[5:]) for p in (tmp_path / f).iterdir()) for f in "ab"}
+    assert found == {"a": [12, 20], "b": [24]}
 
 
 def test_only_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
@@ -268,29 +419,40 @@ def test_only_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     """And no file of it is removed or written over, by a run that goes on in it neither."""
     folder = tmp_path / "runs"
-    old = finish(trainer(backend="numpy"), train.Checkpoint(folder, monitor="loss"), epochs=5)
+    old = finish(
+        trainer("AdamW", backend="numpy"), train.Checkpoint(folder, monitor="loss"), epochs=5
+    )
     files = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert sorted(files) == [
         "best.safetensors", "step-0000000016.safetensors", "step-0000000020.safetensors",
     ]  # fmt: skip
     for restored in (None, "step-0000000016.safetensors"):
-        made = trainer(backend="numpy")
+        made = trainer("AdamW", backend="numpy")
         if restored:
             made.restore(folder / restored)
         before = made.step
         with pytest.raises(gx.InputError) as caught:
             finish(made, train.Checkpoint(folder), epochs=2)
         assert "step-0000000020.safetensors" in str(caught.value)
-        assert f"at step {before}: restore from there, take another folder" in str(caught.value)
+        cure = f"at step {before}: trainer.restore({str(folder)!r}) before fit goes on from there"
+        assert cure in str(caught.value)
         assert made.step == before
+    again = trainer(
+        "AdamW", backend="numpy"
+    )  # the whole script once more, after its end, as it was told
+    again.restore(folder)
+    finish(again, train.Checkpoint(folder, monitor="loss"), epochs=5)
+    assert again.history.stopped.startswith("nothing was trained: this run has made 5 of 5 epochs")
     (folder / "step-0000000016.safetensors").unlink()
     (folder / "step-0000000020.safetensors").unlink()
     with pytest.raises(gx.InputError, match=r"holds best\.safetensors, and"):
-        finish(trainer(backend="numpy"), train.Checkpoint(folder, monitor="loss"), epochs=2)
+        finish(
+            trainer("AdamW", backend="numpy"), train.Checkpoint(folder, monitor="loss"), epochs=2
+        )
     assert (folder / "best.safetensors").read_bytes() == files["best.safetensors"]
     finish(old, train.Checkpoint(folder, keep=1), epochs=1)
     (folder / "step-0000000005.safetensors").write_bytes(b"of another")
-    going_on = trainer(backend="numpy")
+    going_on = trainer("AdamW", backend="numpy")
     going_on.restore(folder / "step-0000000024.safetensors")
     finish(going_on, train.Checkpoint(folder, keep=1), epochs=2)  # of these one is made
     assert sorted(p.name for p in folder.glob("step-*")) == [
@@ -369,17 +531,17 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "foreign": (lambda p: p.write_bytes(b"PK\x03\x04" * 200), "no safetensors file"),
     "missing": (lambda p: p.unlink(), "cannot be read"),
     "an empty folder": (lambda p: (p.unlink(), p.mkdir()), "holds no checkpoint"),
-    "of another version": (changed(version=99), "version 99; need 2"),
+    "of another version": (changed(version=99), "version 99; need 3"),
     "no JSON": (with_text("{"), "is damaged: graphc.run"),
-    "a list": (with_text("[1]"), "version None; need 2"),
+    "a list": (with_text("[1]"), "version None; need 3"),
     "without a step": (changed(step=...), "graphc.run has no step, or an unfit one"),
     "steps in words": (changed(step="many"), "graphc.run has no step, or an unfit one"),
     "an odd history": (changed(history=[1]), "an unfit item in history"),
     "an odd signature": (changed(signature={"x": 1}), "is of another model"),
     "of other metrics": (changed(position=3), "accuracy, loss: take the same metrics"),
     "of another schedule": (
-        changed(schedule={"kind": "Constant"}),
-        "is of a schedule Constant that keeps kind; this optimizer has Warmup(Cosine(",
+        changed(schedule={"settings": "Constant(0.1)"}),
+        "a run with the rate Constant(0.1), and this optimizer has Warmup(Cosine(0.1, ",
     ),
 }
 
@@ -421,6 +583,42 @@ def test_checkpoints_of_other_models_are_refused(
     assert made.step == 0
 
 
+def test_a_run_in_other_floats_is_refused(tmp_path: Path) -> None:
+    """Of the parameters, of one state, of the data: nothing is rounded without a word."""
+
+    def made(dtype: str) -> train.Trainer:
+        return train.Trainer(nn.Sequential(nn.Dense(4, 3, dtype=dtype)), "softmax_cross_entropy",
+                             train.AdamW(0.01), backend="numpy")  # fmt: skip
+
+    wide, narrow = tmp_path / "wide.safetensors", tmp_path / "narrow.safetensors"
+    for dtype, path in (("float64", wide), ("float32", narrow)):
+        run = made(dtype)
+        run.fit((X, Y), 1)
+        run.save(path)
+        made(dtype).restore(path)
+    state, data = tmp_path / "state.safetensors", tmp_path / "data.safetensors"
+    tensors, texts = read_tensors(narrow)
+    name = "layers.0.bias.first_moment"
+    doubled = {f"optimizer/{name}": tensors[f"optimizer/{name}"].astype("float64")}
+    write_tensors(state, {**tensors, **doubled}, texts)
+    shutil.copy(narrow, data)
+    fields = json.loads(texts["graphc.run"])["signature"]
+    changed(signature={**fields, "x_dtype": "float64"})(data)
+    for path, dtype, words in (
+        (wide, "float32", "layers.0.weight is float64, need float32, layers.0.bias is"),
+        (narrow, "float64", "layers.0.weight is float32, need float64, layers.0.bias is"),
+        (state, "float32", f"dtypes: {name} is float64, need float32; make"),
+        (data, "float32", "dtypes: x is float64, need float32; make"),
+    ):
+        other = made(dtype)
+        before = values(other.model)
+        with pytest.raises(gx.CheckpointError) as caught:
+            other.restore(path)
+        assert words in str(caught.value)
+        assert same(values(other.model), before)
+        assert other.step == 0
+
+
 def test_a_refused_run_leaves_no_trace(tmp_path: Path) -> None:
     """Of other shapes, or of a schedule that keeps other things: graph, parameters and states of
     the optimizer are those before, and the right file fits."""
@@ -436,12 +634,17 @@ def test_a_refused_run_leaves_no_trace(tmp_path: Path) -> None:
     assert made.optimizer.state(made.model.parameters().values()) == {}
     with pytest.raises(gx.CompileError, match="has seen no data"):
         made.network  # noqa: B018 -- the property raises
-    state = {"kind": "ReduceOnPlateau", "now": "fast", "best": 1.0, "waited": 0}
     before = made.optimizer.schedule.state()
-    for wrong in (state, {**state, "now": 0.1, "best": None}, {"kind": "Constant"}):
+    settings = repr(made.optimizer.schedule)
+    state = {"settings": settings, "now": "fast", "best": 1.0, "waited": 0}
+    other = {**state, "now": 0.1, "settings": settings.replace("patience=1", "patience=2")}
+    for wrong, words in (
+        (state, "its schedule"), ({**state, "now": 0.1, "best": None}, "its schedule"),
+        ({"settings": settings}, "of a run with the rate"), (other, "'val_loss', patience=2"),
+    ):  # fmt: skip
         shutil.copy(path, odd)
         changed(schedule=wrong)(odd)
-        with pytest.raises(gx.CheckpointError, match="schedule"):
+        with pytest.raises(gx.CheckpointError, match=words):
             made.restore(odd)
         assert made.optimizer.schedule.state() == before
         assert made.step == 0
@@ -457,7 +660,7 @@ def test_whole_checkpoints_before_a_damaged_one_are_named(tmp_path: Path) -> Non
     made = trainer(backend="numpy")
     with pytest.raises(gx.CheckpointError) as caught:
         made.restore(tmp_path)
-    assert str(caught.value).endswith(f"its checksum does not fit; older and whole: {second}")
+    assert str(caught.value).endswith(f"its checksum does not fit; these are whole: {second}")
     made.restore(second)
     assert made.step == 8
 
@@ -472,7 +675,7 @@ SCRIPT = textwrap.dedent("""
     from graphc import train
 
     folder, backend = Path(sys.argv[2]), sys.argv[3]
-    made = trainer(backend=backend)
+    made = trainer("Adam, plateau", backend=backend)
     if list(folder.glob("step-*")):
         made.restore(folder)
     finish(made, train.Checkpoint(folder, steps=1, keep=2), epochs=40)
@@ -505,8 +708,8 @@ def test_a_killed_run_ends_bitwise_equal(root: Path, tmp_path: Path, backend: st
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert start(root, tmp_path, backend).wait() == 0
-    whole = finish(trainer(backend=backend), epochs=40)
-    other = trainer(backend=backend)
+    whole = finish(trainer("Adam, plateau", backend=backend), epochs=40)
+    other = trainer("Adam, plateau", backend=backend)
     other.restore(tmp_path / "end.safetensors")
     assert other.step == 160
     assert same(values(other.model), values(whole.model))

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphc as gx
-from graphc import train
+from graphc import nn, train
 
 STEPS = 50
 RNG = np.random.default_rng(0)
@@ -353,6 +355,46 @@ class Mine(train.SGD):
         self.scale = scale
 
 
+class Lion(train.Optimizer):
+    """Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2."""
+
+    states = ("momentum",)
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Any:
+        momentum = self.state_of(param, "momentum")
+        step = gx.sign(0.9 * momentum + 0.1 * gradient)
+        return {param: param - rate * step, momentum: 0.99 * momentum + 0.01 * gradient}
+
+
+class Hidden(train.Optimizer):
+    """Has a state that no checkpoint would hold."""
+
+    def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Any:
+        mine = gx.param("mine", 0.0, dtype="float64")
+        return {param: param - rate * gradient, mine: mine + 1}
+
+
+def test_an_optimizer_of_ones_own_has_states_in_checkpoints(tmp_path: Path) -> None:
+    x, y = RNG.standard_normal((40, 3)), RNG.standard_normal((40, 2))
+
+    def trainer() -> train.Trainer:
+        model = nn.Dense(3, 2, dtype="float64", name="d")
+        return train.Trainer(model, "mse", Lion(0.01), backend="numpy")
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.fit((x, y), 6, progress=False)
+    first.fit((x, y), 3, progress=False)
+    first.save(tmp_path / "a.safetensors")
+    assert not second.restore(tmp_path / "b.safetensors", missing_ok=True)
+    assert not second.restore(tmp_path, missing_ok=True)  # no folder of Checkpoint
+    assert second.restore(tmp_path / "a.safetensors", missing_ok=True)
+    second.fit((x, y), 3, progress=False)
+    assert {n: s.value.tolist() for n, s in whole.state().items()} == {
+        n: s.value.tolist() for n, s in second.state().items()
+    }
+    assert "d.weight.momentum" in whole.state()
+
+
 def test_settings_are_told() -> None:
     names = list(inspect.signature(train.AdamW).parameters)
     assert names[:3] == ["rate", "decay", "on"]
@@ -364,6 +406,31 @@ def test_settings_are_told() -> None:
     assert (mine.scale, mine.momentum, mine.schedule.rate(0)) == (3.0, 0.5, 0.1)
     with pytest.raises(gx.InputError, match="Mine takes no 'mass'"):
         Mine(0.1, mass=0.5)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_settings_and_no_states(copied: Callable[[Any], train.Optimizer]) -> None:
+    """It begins as a new one would, and leaves the states and the schedule of the first alone."""
+
+    def train_with(optimizer: train.Optimizer) -> np.ndarray:
+        w = gx.param("w.weight", np.ones((2, 2), "float32"))
+        loss = gx.square(w).sum()
+        step = gx.compile(loss, updates=optimizer.updates({w: gx.grad(loss, w)}), backend="numpy")
+        step()
+        step()
+        return w.value
+
+    used = train.AdamW(train.ReduceOnPlateau(0.1), decay=0.1, clip_norm=2.0)
+    wanted = train_with(used)
+    states = {id(s) for own in used._states.values() for s in own.values()}
+    other = copied(used)
+    assert repr(other) == repr(used)
+    assert other.schedule is not used.schedule
+    with pytest.raises(gx.InputError, match="is fixed"):
+        other.beta1 = 0.5  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(train_with(other), wanted)
+    assert states == {id(s) for own in used._states.values() for s in own.values()}
+    assert copied(Mine(0.1, 3.0)).scale == 3.0  # type: ignore[attr-defined]
 
 
 # -- bad input
@@ -393,6 +460,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: train.ReduceOnPlateau(0.1, patience=0), "patience is 0; need an integer of at least"),
     (lambda: train.ReduceOnPlateau(0.1, factor=1.0), "factor=1.0: need a number, 0 < factor < 1"),
     (lambda: train.ReduceOnPlateau(0.1, least=0.2), "least=0.2: need a number, 0 <= least <= rate"),
+    (lambda: train.SGD(0.1).updates([gx.param("w", 1.0)]), "gradients: need a dict, {param: its"),
+    (lambda: compiled(Hidden(0.1)), "Hidden.rule: need a dict of the new values of "),
+    (lambda: train.SGD(0.1).state_of(gx.param("w", 1.0), "m"), "SGD has no state 'm': name it in "
+     "the class, states = ('m',)"),
     (lambda: train.L2(-1), "strength=-1"),
     (lambda: train.MaxNorm(0), "limit=0"),
 ]  # fmt: skip

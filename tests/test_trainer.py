@@ -10,6 +10,7 @@ import json
 import math
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -325,6 +326,57 @@ def test_frozen_parameters_stay_and_have_no_gradient() -> None:
     assert not np.array_equal(before["layers.0.weight"], values(made.model)["layers.0.weight"])
 
 
+class Freeze(train.Callback):
+    """Freezes the first layer after two epochs."""
+
+    def on_epoch(self, trainer: train.Trainer, row: Any) -> None:
+        if trainer.epoch == 2:
+            trainer.model.freeze("layers.0*")  # type: ignore[union-attr]
+
+
+def test_what_a_callback_freezes_stays_from_the_next_epoch_on() -> None:
+    one, two = trainer(backend="numpy"), trainer(backend="numpy")
+    one.fit(Shuffled(), 5, callbacks=[Freeze()])
+    two.fit(Shuffled(), 2)
+    two.model.freeze("layers.0*")
+    two.fit(Shuffled(), 3)
+    assert {n: v.tobytes() for n, v in values(one.model).items()} == {
+        n: v.tobytes() for n, v in values(two.model).items()
+    }
+
+
+def test_a_fit_goes_on_with_what_was_frozen(tmp_path: Path) -> None:
+    """A script of two phases that is run again does not run its first phase on the second."""
+    made = trainer(backend="numpy")
+    made.fit(Shuffled(), 2, callbacks=[train.Checkpoint(tmp_path)])
+    again = trainer(backend="numpy")
+    again.restore(tmp_path)
+    again.model.freeze("layers.0*")
+    with pytest.raises(gx.InputError, match=r"with nothing frozen, and now it is layers\.0"):
+        again.fit(Shuffled(), 4)
+    again.model.unfreeze("*")
+    assert len(again.fit(Shuffled(), 4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "said"),
+    [("softmax", "softmax_cross_entropy", 1), ("sigmoid", "sigmoid_cross_entropy", 1),
+     ("tanh", "softmax_cross_entropy", 0), ("sigmoid", "binary_cross_entropy", 0)],
+)  # fmt: skip
+def test_an_activation_before_a_loss_that_applies_it_is_told(
+    activation: str, loss: str, said: int
+) -> None:
+    model = nn.Sequential(nn.Dense(4, 4, activation="relu"), nn.Dense(4, 1, activation=activation))
+    made = train.Trainer(model, loss, train.SGD(0.1), backend="numpy")
+    labels = (X[:, :1] > 0).astype("int32" if loss[:4] == "soft" else "float32")
+    targets = 0 * labels[:, 0] if loss[:4] == "soft" else labels
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        made.fit((X, targets), 1, progress=False)
+    assert [f"ends with {activation}" in str(w.message) for w in found] == [True] * said
+    assert all(w.filename == __file__ for w in found)
+
+
 def test_what_a_trainer_keeps_does_not_grow() -> None:
     """Graphs and programs of a head, or of a prefix, that is there no more are dropped."""
     made = trainer(network(nn.Dense(8, 8, "tanh")), backend="numpy", cache_features=True)
@@ -583,18 +635,59 @@ def test_a_schedule_counts_from_where_it_was_set() -> None:
     made.optimizer.rate = train.Cosine(0.1, epochs=3)
     assert made.fit(Shuffled(), 2)["rate"][2:] == pytest.approx(cosine[:2])
     assert made.fit(Shuffled(), 1)["rate"][4:] == pytest.approx(cosine[2:])
-    before = values(made.model)
-    with pytest.raises(gx.InputError) as caught:
-        made.fit(Shuffled(), 1)
-    assert str(caught.value).startswith(
-        "optimizer: the rate of Cosine(0.1, epochs=3.0, final=0.0) is 0 for the whole of epoch 6, "
-        "and it began with epoch 3; set a new one, trainer.optimizer.rate = ..."
-    )
-    assert same(values(made.model), before)
     made.optimizer.rate = train.Cosine(0.1, epochs=3)
     assert made.fit(Shuffled(), 1)["rate"][5:] == pytest.approx(cosine[:1])
     made.optimizer = train.SGD(train.Cosine(0.1, epochs=3))
     assert made.fit(Shuffled(), 1)["rate"][6:] == pytest.approx(cosine[:1])
+
+
+@pytest.mark.parametrize("fits", [[3, 2], [3, 1, 1], [5]])
+def test_a_rate_that_has_come_to_0_is_told_once_a_fit(fits: list[int]) -> None:
+    """However the epochs are divided, and before the first that learns nothing."""
+    made = trainer(optimizer=train.SGD(train.Cosine(0.1, 3)), backend="numpy")
+    told: list[int] = []
+    for epochs in fits:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.fit(Shuffled(), epochs)
+        told += [int(re.findall(r"the whole of epoch (\d)", str(w.message))[0]) for w in caught]
+        assert all(w.filename == __file__ for w in caught)
+    assert told == ([4, 5] if fits == [3, 1, 1] else [4])
+    assert made.history["rate"][3:] == [0, 0]
+
+
+def test_a_callback_sets_the_rate() -> None:
+    """From the next step on; what it watches is checked, and of an error the steps are made again
+    with their own rates."""
+
+    class Set(train.Callback):
+        def __init__(self, **rates: Any) -> None:
+            self.rates = rates
+
+        def on_step(self, trainer: train.Trainer) -> None:
+            if (rate := self.rates.get(f"step_{trainer.step}")) is not None:
+                trainer.optimizer.rate = rate
+
+        def on_epoch(self, trainer: train.Trainer, row: Any) -> None:
+            if (rate := self.rates.get(f"epoch_{trainer.epoch}")) is not None:
+                trainer.optimizer.rate = rate
+
+    cosine, made = train.Cosine(0.5, 2), trainer(backend="numpy", optimizer=train.SGD(0.1))
+    history = made.fit(Shuffled(), 4, callbacks=[Set(epoch_1=0.01, epoch_2=cosine)])
+    assert history["rate"] == pytest.approx([0.1, 0.01, cosine.rate(0.75), cosine.rate(1.75)])
+    at_once, by_hand = [trainer(backend="numpy", optimizer=train.SGD(0.1)) for _ in range(2)]
+    at_once.fit(Shuffled(), 1, callbacks=[Set(step_2=0.02)])
+    for batch, rate in zip(Shuffled().epoch(0), (0.1, 0.1, 0.02, 0.02), strict=True):
+        by_hand.optimizer.rate = rate
+        by_hand.fit(batch, 1)
+    assert same(values(at_once.model), values(by_hand.model))
+    made.optimizer.rate = 0.1
+    with pytest.raises(gx.InputError, match="monitor='val_loss'"):
+        made.fit(Shuffled(), 2, callbacks=[Set(step_18=train.ReduceOnPlateau(0.1))])
+    made.optimizer.rate = 0.1
+    first = made.step
+    with pytest.raises(gx.NonFiniteError, match=f"step {first + 4}, batch 4"):
+        made.fit(Shuffled(), 2, callbacks=[Set(**{f"step_{first + 2}": 1e38})])
 
 
 def test_stopping_within_an_epoch_finishes_it() -> None:
@@ -616,7 +709,7 @@ def test_stopping_within_an_epoch_finishes_it() -> None:
 
 def test_a_method_that_is_never_called_is_refused() -> None:
     with pytest.raises(gx.InputError) as caught:
-        type("Mine", (train.Callback,), {"on_epoch_end": lambda self: None})
+        type("Mine", (train.Callback,), {"on_gpu": False, "on_epoch_end": lambda self: None})
     assert str(caught.value) == (
         "Mine.on_epoch_end is never called: need on_start, on_step, on_epoch, on_end or "
         "on_interrupt"

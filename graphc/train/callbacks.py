@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,13 +29,13 @@ class Callback:
     """
 
     last = False  # whether it is called after the others, whose states it needs
-    keeps_state = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         there = [n for n in vars(Callback) if n.startswith("on_")]
-        for name in vars(cls):
-            if name.startswith("on_") and name not in there:
+        for name, value in vars(cls).items():
+            is_method = name.startswith("on_") and isinstance(value, FunctionType)
+            if is_method and name not in there:
                 raise gx.InputError(f"{cls.__name__}.{name} is never called: need {listed(there)}")
 
     def check(self, columns: Columns) -> None:
@@ -62,11 +63,12 @@ class Callback:
         """In any case, at the end."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: numbers, texts and arrays by name."""
+        """What a checkpoint keeps: numbers, texts, None, lists and dicts of them, and arrays, by
+        name, but not "kind", which is the name of the class."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave; NumPy's numbers are Python's, tuples are lists."""
 
 
 class EarlyStopping(Callback):
@@ -77,8 +79,6 @@ class EarlyStopping(Callback):
     not. The optimizer's states stay those of the last epoch. `mode`: "min" or "max", known for the
     loss and for metrics that have one. Prechelt 1998, Early Stopping - But When?
     """
-
-    keeps_state = True
 
     def __init__(
         self, monitor: str = "val_loss", *, patience: int = 5, min_change: float = 0.0,
@@ -140,15 +140,15 @@ class EarlyStopping(Callback):
 
 class Checkpoint(Callback):
     """Writes checkpoints to a folder: one each `epochs` epochs, or each `steps` steps, after Ctrl-C
-    and at the end of the fit, of which the last `keep` stay; and `best.safetensors` of the epoch
-    whose `monitor` was best in this fit, if there is one.
+    and at the end of the fit, of which the last `keep` of the run stay, over all its fits; and
+    `best.safetensors` of the epoch whose `monitor` was best in this fit, if there is one.
 
-    `trainer.restore(folder)` goes on from the last one. Before training, `fit` raises InputError
-    for a folder that cannot be, or that holds checkpoints of another run.
+    `trainer.restore(folder)` goes on from the last one, or from the best where there is no other.
+    Before training, `fit` raises InputError for a folder that cannot be, or that holds checkpoints
+    of another run. Where the folder is moved, those in it are no longer counted for `keep`.
     """
 
     last = True
-    keeps_state = True
 
     def __init__(
         self, folder: str | os.PathLike[str], *, epochs: int = 1, steps: int | None = None,
@@ -161,7 +161,6 @@ class Checkpoint(Callback):
         self.keep = whole("Checkpoint", "keep", keep, 1)
         self.watch = None if monitor is None else Watch("Checkpoint", monitor, mode=mode)
         self._on_interrupt = flag("Checkpoint", "on_interrupt", on_interrupt)
-        self._own: list[str] = []  # files of this run, the last one last
 
     def __repr__(self) -> str:
         each = f"epochs={self.epochs}" if self.steps is None else f"steps={self.steps}"
@@ -202,38 +201,39 @@ class Checkpoint(Callback):
             self._save(trainer)
 
     def state(self) -> dict[str, Any]:
-        watch = {} if self.watch is None else self.watch.state()
-        return {**watch, "folder": str(self.folder.resolve()), "own": list(self._own)}
+        return {} if self.watch is None else self.watch.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if self.watch is not None and "best" in state:
             self.watch.load_state(state)
-        if state["folder"] == str(self.folder.resolve()):
-            self._own = list(state["own"])
 
     def _save(self, trainer: Trainer) -> None:
-        name = _name(trainer.step)
-        self._own = [*(n for n in self._own if n != name), name]
+        name, written = _name(trainer.step), trainer.run.written
+        own = written.setdefault(str(self.folder.resolve()), [])
+        own[:] = [*(n for n in own if n != name), name]
         trainer.save(self.folder / name)
-        for old in self._own[: -self.keep]:
+        for old in own[: -self.keep]:
             (self.folder / old).unlink(missing_ok=True)
-        self._own = self._own[-self.keep :]
+        del own[: -self.keep]
 
     def _refuse_other_runs(self, step: int) -> None:
         """Whose files would be taken for those of this run, or be overwritten."""
-        others = [p.name for p in written(self.folder) if p.name > _name(step)]
-        if not step and (self.folder / BEST).exists():
-            others.append(BEST)
+        others = [
+            p.name for p in checkpoints_in(self.folder)
+            if (not step if p.name == BEST else p.name > _name(step))
+        ]  # fmt: skip
         if others:
+            folder = str(self.folder)
             raise gx.InputError(
-                f"folder={str(self.folder)!r} holds {', '.join(others)}, and this run is at step "
-                f"{step}: restore from there, take another folder, or remove them"
+                f"folder={folder!r} holds {', '.join(others)}, and this run is at step {step}: "
+                f"trainer.restore({folder!r}) before fit goes on from there; or take another "
+                "folder, or remove them"
             )
 
 
-def written(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the last one last."""
-    return sorted(folder.glob("step-*.safetensors"))
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder: the best first, the last one last."""
+    return [*folder.glob(BEST), *sorted(folder.glob("step-*.safetensors"))]
 
 
 def _name(step: int) -> str:

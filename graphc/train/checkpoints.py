@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,20 +19,20 @@ import numpy as np
 import graphc as gx
 from graphc.nn.names import compare
 from graphc.nn.tensor_file import PARAMETER, RUN, prefixed, read_tensors, under, write_tensors
-from graphc.train.callbacks import written
+from graphc.train.callbacks import checkpoints_in
 from graphc.train.history import plain, rows_of
-from graphc.train.network import Network, Signature
+from graphc.train.network import Network, Signature, frozen
 
 if TYPE_CHECKING:
     from graphc.train.optimizers import Optimizer
     from graphc.train.trainer import Trainer
 
-VERSION = 2
+VERSION = 3
 FACTS: dict[str, type | tuple[type, ...]] = {
-    "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "seed": int,
-    "step": int, "epoch": int, "position": int, "source": dict, "began": (int, type(None)),
-    "stopping": str, "callbacks": list, "history": list, "stopped": str,
-    "best_epoch": (int, type(None)), "frozen": list,
+    "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "rate": float,
+    "seed": int, "step": int, "epoch": int, "position": int, "source": dict,
+    "began": (int, type(None)), "stopping": str, "callbacks": list, "written": dict,
+    "history": list, "stopped": str, "best_epoch": (int, type(None)), "frozen": list,
 }  # fmt: skip
 Arrays = dict[str, np.ndarray]
 
@@ -40,7 +41,9 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """Write the run to a file, whole or not at all."""
     if trainer.loop is not None:
         trainer.loop.settle()  # results that are still on their way
+        trainer.loop.follow()
     run, optimizer = trainer.run, trainer.optimizer
+    run.follow(optimizer.schedule, run.epoch)
     params = trainer.network.params
     arrays: Arrays = {
         **prefixed(PARAMETER, {n: p.value for n, p in params.items()}),
@@ -56,13 +59,19 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     facts = {
         "version": VERSION, "signature": asdict(trainer.network.signature),
         "optimizer": type(optimizer).__name__, "schedule": _schedule(optimizer),
-        "scheduled": run.scheduled, "seed": trainer.seed, "step": run.step, "epoch": run.epoch,
-        "position": run.position, "source": run.source, "began": run.began,
-        "stopping": run.stopping, "callbacks": callbacks, "history": plain(history.rows),
-        "stopped": history.stopped, "best_epoch": history.best_epoch,
-        "frozen": [n for n, p in params.items() if not p.trainable],
+        "scheduled": run.scheduled, "rate": run.rate, "seed": trainer.seed, "step": run.step,
+        "epoch": run.epoch, "position": run.position, "source": run.source, "began": run.began,
+        "stopping": run.stopping, "callbacks": callbacks, "written": run.written,
+        "history": history.rows, "stopped": history.stopped, "best_epoch": history.best_epoch,
+        "frozen": frozen(params),
     }  # fmt: skip
-    write_tensors(path, arrays, {RUN: json.dumps(facts)})
+    write_tensors(path, arrays, {RUN: json.dumps(plain(facts))})
+
+
+def holds_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a file, or a folder with checkpoints in it."""
+    file = Path(path)
+    return bool(checkpoints_in(file)) if file.is_dir() else file.exists()
 
 
 def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
@@ -75,15 +84,20 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
             f"{file} is of optimizer {facts['optimizer']}, not {type(optimizer).__name__}"
         )
     try:
-        network = trainer.network_of(Signature.read(facts["signature"]))
+        signature = Signature.read(facts["signature"])
+        network = trainer.network_of(signature)
     except (gx.GraphcError, TypeError, ValueError) as error:
         raise gx.CheckpointError(f"{file} is of another model: {error}") from None
     params = network.params.values()
     states = optimizer.trial().make_states(params, under("optimizer", arrays))
     for part, own in ((PARAMETER, network.params), ("optimizer", states)):
-        report = compare(own, under(part, arrays))
+        tensors = under(part, arrays)
+        report = compare(own, tensors)
         if not report.complete:
             raise gx.CheckpointError(f"{file} does not fit this trainer ({part}): {report}")
+        have = {n: tensors[n].dtype.name for n in own}
+        _check_dtypes(have, {n: p.dtype.name for n, p in own.items()}, file)
+    _check_dtypes({"x": signature.x_dtype}, {"x": network.x.dtype.name}, file)
     if facts["position"]:
         _check_results(trainer, network, under("epoch", arrays), file)
     _load_schedule(optimizer, facts["schedule"], file)  # the last that may be refused
@@ -105,7 +119,8 @@ def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
     run.step, run.epoch, run.position = facts["step"], facts["epoch"], facts["position"]
     run.source, run.began, run.stopping = facts["source"], facts["began"], facts["stopping"]
     run.schedule, run.scheduled = optimizer.schedule, facts["scheduled"]
-    run.totals.load(under("epoch", arrays))
+    run.rate, run.written, run.frozen = facts["rate"], facts["written"], facts["frozen"]
+    run.totals.load(under("epoch", arrays), _columns(trainer, trainer.network))
     run.callbacks = [
         {**state, **under(f"callback.{i}", arrays)} for i, state in enumerate(facts["callbacks"])
     ]
@@ -114,29 +129,50 @@ def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
 
 
 def _schedule(optimizer: Optimizer) -> dict[str, Any]:
-    return {"kind": type(optimizer.schedule).__name__, **optimizer.schedule.state()}
+    """Its settings as text, without the addresses of functions, and its state."""
+    schedule = optimizer.schedule
+    return {"settings": re.sub(r" at 0x\w+", "", repr(schedule)), **schedule.state()}
 
 
 def _load_schedule(optimizer: Optimizer, saved: Mapping[str, Any], file: Path) -> None:
-    """CheckpointError, changing nothing, for the state of another schedule."""
+    """CheckpointError, changing nothing, for another schedule, or the state of another one."""
     own, schedule = _schedule(optimizer), optimizer.schedule
-    if own.keys() != saved.keys() or own["kind"] != saved["kind"]:
-        raise gx.CheckpointError(
-            f"{file} is of a schedule {saved.get('kind')} that keeps {', '.join(saved)}; this "
-            f"optimizer has {schedule!r}: give it such a one, and set optimizer.rate afterwards"
-        )
     try:
-        schedule.load_state(saved)
+        if fits := own.keys() == saved.keys():
+            schedule.load_state(saved)  # first, as repr may show what a user's schedule has counted
+            fits = _schedule(optimizer)["settings"] == saved["settings"]
     except (TypeError, ValueError, KeyError) as error:
         schedule.load_state(own)
         raise gx.CheckpointError(f"{file} is damaged: its schedule: {error}") from None
+    if not fits:
+        schedule.load_state(own)
+        raise gx.CheckpointError(
+            f"{file} is of a run with the rate {saved.get('settings')}, and this optimizer has "
+            f"{schedule!r}: set trainer.optimizer.rate to that of the file before restore, to go "
+            "on as it would have; another one may be set after it, and counts from there"
+        )
+
+
+def _check_dtypes(have: Mapping[str, str], need: Mapping[str, str], file: Path) -> None:
+    """CheckpointError where the run of the file computes with other floats."""
+    differ = [f"{n} is {have[n]}, need {need[n]}" for n in need if have[n] != need[n]]
+    if differ:
+        raise gx.CheckpointError(
+            f"{file} is of a run in other dtypes: {', '.join(differ)}; make the model, or the "
+            "trainer of a function, with the dtype of the file"
+        )
+
+
+def _columns(trainer: Trainer, network: Network) -> list[str]:
+    """The names of a step's results, in their order."""
+    return [*network.outputs, *(["penalty"] if trainer.is_penalised(network) else [])]
 
 
 def _check_results(trainer: Trainer, network: Network, results: Arrays, file: Path) -> None:
     """CheckpointError if the results of the epoch in progress are of other metrics."""
     have = {name.removeprefix("output.") for name in results if name != "rows"}
-    need = {*network.outputs, *(["penalty"] if trainer.is_penalised(network) else [])}
-    if have != need:
+    need = _columns(trainer, network)
+    if have != set(need):
         raise gx.CheckpointError(
             f"{file} was written within an epoch with {', '.join(sorted(have))}; this trainer has "
             f"{', '.join(sorted(need))}: take the same metrics and penalties, or the checkpoint "
@@ -145,17 +181,19 @@ def _check_results(trainer: Trainer, network: Network, results: Arrays, file: Pa
 
 
 def _read(path: Path) -> tuple[Path, Arrays, dict[str, Any]]:
-    """The file itself, or the last checkpoint of a folder."""
+    """The file itself, or the last checkpoint of a folder, the best if there is no other."""
     if not path.is_dir():
         return _read_file(path)
-    found = written(path)
+    found = checkpoints_in(path)
     if not found:
-        raise gx.CheckpointError(f"{path} holds no checkpoint, step-*.safetensors")
+        raise gx.CheckpointError(
+            f"{path} holds no checkpoint, step-*.safetensors or best.safetensors"
+        )
     try:
         return _read_file(found[-1])
     except gx.CheckpointError as error:
-        older = [str(p) for p in found[:-1] if _is_whole(p)]
-        hint = f"; older and whole: {', '.join(older)}" if older else ""
+        others = [str(p) for p in found[:-1] if _is_whole(p)]
+        hint = f"; these are whole: {', '.join(others)}" if others else ""
         raise gx.CheckpointError(f"{error}{hint}") from None
 
 

@@ -104,7 +104,7 @@ def plain(value: Any, finite: bool = False) -> Any:
         value = value.tolist()
     if isinstance(value, dict):
         return {k: plain(v, finite) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain(v, finite) for v in value]
     return None if finite and isinstance(value, float) and not math.isfinite(value) else value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import numpy as np
 import graphc as gx
 from graphc.train.callbacks import Callback
 from graphc.train.history import History
-from graphc.train.network import Network
+from graphc.train.network import Network, frozen
 from graphc.train.progress import ProgressBar
 from graphc.train.schedules import Schedule
 from graphc.train.source import Source
@@ -37,7 +38,8 @@ WINDOW = 64  # steps between two looks at the results
 class Run:
     """Where a run stands: steps and epochs made, batches of the epoch in progress, what they were
     of, and their results. `began`: the epoch at which the fit in progress began, or the one that a
-    restored checkpoint was written in."""
+    restored checkpoint was written in. `written`: folder -> its checkpoints that are of this run.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -47,8 +49,17 @@ class Run:
     stopping: str = ""
     totals: Totals = field(default_factory=Totals)
     callbacks: list[dict[str, Any]] = field(default_factory=list)  # restored, for the next fit
-    schedule: Schedule | None = None  # the last one, and the epoch from which it counts
-    scheduled: int = 0
+    written: dict[str, list[str]] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)  # the last one
+    scheduled: int = 0  # the epoch from which it counts
+    rate: float = 0.0  # of the last step
+    frozen: list[str] = field(default_factory=list)  # the parameters that no step has changed
+
+    def follow(self, schedule: Schedule, epoch: int) -> None:
+        """Take up a schedule: one that was set since the last time counts from this epoch."""
+        if self.schedule is not schedule:
+            schedule.reset()
+            self.schedule, self.scheduled = schedule, epoch
 
 
 class Loop:
@@ -61,21 +72,23 @@ class Loop:
     ) -> None:  # fmt: skip
         self.trainer, self.network = trainer, network
         self.source, self.held_out = source, held_out
-        self.run, self.schedule = trainer.run, trainer.optimizer.schedule
-        self.batches = len(source)
+        self.run, self.batches = trainer.run, len(source)
         self.callbacks = sorted(callbacks, key=lambda c: c.last)
         if progress:
             self.callbacks.insert(0, ProgressBar())
         self.goes_on = self.run.began is not None
         self.began = self.run.epoch if self.run.began is None else self.run.began
         self.end = self.began + epochs
-        self._check_columns()
+        self.columns = self._columns()
+        for watcher in (trainer.optimizer.schedule, *self.callbacks):
+            watcher.check(self.columns)
         self._check_source()
-        self._check_rate()
+        self._check_frozen()
+        self.program: Any = None
         self.window: list[tuple[Any, Any, Any]] = []
         self.copies: dict[gx.Param, np.ndarray] = {}
         self.latest: tuple[Any, Any, Any] = ((), (), {})  # x, y and the results of a step
-        self.interrupted = False
+        self.interrupted = self.warned = False
 
     def go(self) -> History:
         """Run to the last epoch, or to what ends it before."""
@@ -86,10 +99,7 @@ class Loop:
         try:
             for callback in self.callbacks:
                 callback.on_start(trainer, self.end, self.batches)
-            self.program = trainer.program("train", self.network)
-            self.program.seed(trainer.seed, step=run.step)
-            self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
-            self._copy()
+            self._prepare()
             self._begin()
             with _no_interrupt_within_a_step(self):
                 self._run()
@@ -105,17 +115,24 @@ class Loop:
             )
         return trainer.history
 
+    def _prepare(self) -> None:
+        """The program of the next steps: another one where parameters were frozen or unfrozen."""
+        trainer, program = self.trainer, self.trainer.program("train", self.network)
+        if program is not self.program:
+            self.program = program
+            program.seed(trainer.seed, step=self.run.step)
+            self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
+            self._copy()
+
     def _begin(self) -> None:
         """Nothing is refused any more: the state of the run becomes that of this fit."""
         run, history = self.run, self.trainer.history
-        if run.schedule is not self.schedule:
-            self.schedule.reset()
-            run.schedule, run.scheduled = self.schedule, run.epoch
         self._load_callbacks()
         if not self.goes_on:
             history.stopped, history.best_epoch = "", None
         if run.position and run.source != self.source.facts():
             self._drop_epoch()
+        self.follow()
         run.began, run.source, run.callbacks = self.began, self.source.facts(), []
 
     def _run(self) -> None:
@@ -140,13 +157,19 @@ class Loop:
     # -- one epoch
 
     def _epoch(self) -> None:
+        self._prepare()
         run, program, window = self.run, self.program, self.window
         hooks = [c.on_step for c in self.callbacks if type(c).on_step is not Callback.on_step]
-        varies, set_rate = self.schedule.varies, self.trainer.optimizer.set_rate
-        set_rate(self.rate_at(run.position))
+        optimizer, schedule = self.trainer.optimizer, Schedule()
         for x, y in self.source.epoch(run.epoch, run.position):
-            if varies:
-                set_rate(self.rate_at(run.position))
+            if schedule is not optimizer.rate:  # at first, and where a callback has set another
+                self.settle()  # with the rates that these steps were made with
+                self.follow()
+                self._warn_of_no_rate()
+                schedule = run.schedule
+                self._set_rate()
+            elif schedule.varies:
+                self._set_rate()
             self.latest = (x, y, program(x=x, y=y))
             window.append(self.latest)
             run.step += 1
@@ -158,6 +181,7 @@ class Loop:
             if self.interrupted:
                 return
         self.settle()
+        self.follow()
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -168,16 +192,43 @@ class Loop:
         if self.held_out is not None:
             held_out = trainer.totals_of(self.held_out, self.network).row(trainer.metrics)
             row.update({f"val_{name}": value for name, value in held_out.items()})
-        row["rate"] = self.rate_at(max(run.position - 1, 0))
-        self.schedule.observe(row)
+        row["rate"] = run.rate
+        run.schedule.observe(row)
         trainer.history.rows.append(row)
         run.totals, run.position, run.epoch = Totals(), 0, run.epoch + 1
         for callback in self.callbacks:
             callback.on_epoch(trainer, row)
 
-    def rate_at(self, position: int) -> float:
+    def _rate_at(self, position: int) -> float:
         """The rate of one step of this epoch."""
-        return self.schedule.rate(self.run.epoch - self.run.scheduled + position / self.batches)
+        run = self.run
+        return run.schedule.rate(run.epoch - run.scheduled + position / self.batches)
+
+    def _set_rate(self) -> None:
+        """That of the next step."""
+        self.run.rate = float(self._rate_at(self.run.position))
+        self.trainer.optimizer.set_rate(self.run.rate)
+
+    def follow(self) -> None:
+        """Take up a rate that was set since the last time; its epochs count from the one that the
+        next step is of."""
+        run, schedule = self.run, self.trainer.optimizer.schedule
+        if schedule is not run.schedule:
+            schedule.check(self.columns)
+            run.follow(schedule, run.epoch + run.position // self.batches)
+
+    def _warn_of_no_rate(self) -> None:
+        """Once, of a schedule that has come to its end, at a rate of 0."""
+        run = self.run
+        if self.warned or any(self._rate_at(i) for i in range(self.batches)):
+            return
+        self.warned, site = True, gx.user_site()
+        text = (
+            f"optimizer: the rate of {run.schedule!r} is 0 for the whole of epoch {run.epoch + 1}, "
+            f"and it began with epoch {run.scheduled + 1}; set a new one, trainer.optimizer.rate = "
+            "..., whose epochs count from there"
+        )
+        warnings.warn_explicit(text, UserWarning, site.file, site.line)
 
     # -- results
 
@@ -229,7 +280,7 @@ class Loop:
     def _again(self, program: str, x: Any, y: Any) -> Any:
         made = self.trainer.program(program, self.network)
         made.seed(self.trainer.seed, step=self.run.step)
-        self.trainer.optimizer.set_rate(self.rate_at(self.run.position))
+        self._set_rate()
         return made(x=x, y=y)
 
     def _place(self) -> str:
@@ -238,16 +289,15 @@ class Loop:
 
     # -- what is refused before anything is trained
 
-    def _check_columns(self) -> None:
-        """What watches something that no row of the history will hold as a number."""
+    def _columns(self) -> dict[str, str | None]:
+        """The numbers that rows of the history will hold, with the better side of each."""
         trainer = self.trainer
         modes = {"loss": "min", **{m.name: m.mode for m in trainer.metrics}}
         outputs = trainer.network.outputs  # parts of an output with a mode make a number
         held = {n: modes[n] for n, node in outputs.items() if modes[n] or not node.ndim}
         penalty = {"penalty": "min"} if trainer.is_penalised() else {}
         held_out = {f"val_{n}": mode for n, mode in held.items() if self.held_out is not None}
-        for watcher in (self.schedule, *self.callbacks):
-            watcher.check({**held, **penalty, **held_out, "rate": None})
+        return {**held, **penalty, **held_out, "rate": None}
 
     def _check_source(self) -> None:
         """Other batches than those of the checkpoint that was written within an epoch."""
@@ -262,16 +312,13 @@ class Loop:
                 + "; pass the same ones, or restore a checkpoint from the end of an epoch"
             )
 
-    def _check_rate(self) -> None:
-        """A schedule that came to its end in an earlier fit, at a rate of 0."""
-        run = self.run
-        if self.goes_on or run.schedule is not self.schedule:
-            return
-        if not any(self.rate_at(i) for i in range(self.batches)):
+    def _check_frozen(self) -> None:
+        """Other parameters frozen than in the fit that goes on."""
+        run, now = self.run, frozen(self.trainer.network.params)
+        if self.goes_on and run.frozen != now:
             raise gx.InputError(
-                f"optimizer: the rate of {self.schedule!r} is 0 for the whole of epoch "
-                f"{run.epoch + 1}, and it began with epoch {run.scheduled + 1}; set a new one, "
-                "trainer.optimizer.rate = ..., whose epochs count from the next fit"
+                f"model: the checkpoint was written in a fit with {_named(run.frozen)} frozen, and "
+                f"now it is {_named(now)}: that fit goes on first; freeze the same for it"
             )
 
     # -- callbacks
@@ -279,21 +326,25 @@ class Loop:
     @property
     def states(self) -> list[dict[str, Any]]:
         """What a checkpoint keeps of the callbacks."""
-        kept = [c for c in self.callbacks if c.keeps_state]
-        return [{"kind": type(c).__name__, **c.state()} for c in kept]
+        kept = [c for c in self.callbacks if type(c).state is not Callback.state]
+        return [{**c.state(), "kind": type(c).__name__} for c in kept]
 
     def _load_callbacks(self) -> None:
         saved = self.run.callbacks
         for callback in self.callbacks:
             kind = type(callback).__name__
             found = next((s for s in saved if s["kind"] == kind), None)
-            if found is not None and callback.keeps_state:
+            if found is not None:
                 callback.load_state(found)
                 saved = [s for s in saved if s is not found]
 
     def _call(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*([] if event == "close" else [self.trainer]))
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
 
 
 def _are_finite(values: Iterable[np.ndarray]) -> bool:

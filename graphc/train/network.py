@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,6 +155,7 @@ def _declared(
         metric.check(outputs[metric.name])
     for name, output in outputs.items():
         _refuse_all_pairs(name, output, of.prediction, y)
+    _warn_of_two_activations(loss, of.prediction)
     for node, what in ((of.x, "x"), (y, "the target")):
         if not any(node is n for output in outputs.values() for n in below(output)):
             raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
@@ -203,6 +205,23 @@ def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Nod
             )
 
 
+def _warn_of_two_activations(loss: Function, prediction: gx.Node) -> None:
+    """UserWarning where a model ends with what its loss applies once more."""
+    within: dict[Any, Any] = {
+        gx.softmax_cross_entropy: gx.softmax, gx.sigmoid_cross_entropy: gx.sigmoid
+    }  # fmt: skip
+    activation = within.get(loss)
+    if activation is None:
+        return
+    inner = (n for n in below(prediction) if n is not prediction and n.type == prediction.type)
+    if any(activation(n) is prediction for n in inner):  # equal nodes are one object
+        text = (
+            f"the model ends with {activation.__name__}, which {loss.__name__} applies, too: leave "
+            "the last activation out"
+        )
+        warnings.warn_explicit(text, UserWarning, *gx.user_site())
+
+
 def _before_broadcast(node: gx.Node, n: Any) -> gx.Node:
     """The only input of a node [n, n], if it has n once: it was broadcast along the other."""
     inputs = node.inputs
@@ -224,6 +243,11 @@ def parameters_of(model: Model, prediction: gx.Node) -> Params:
         return reached
     own = {name: p for name, p in model.parameters().items() if reached.get(name) is p}
     return {**own, **reached}
+
+
+def frozen(params: Params) -> list[str]:
+    """The names of those that do not change."""
+    return [name for name, p in params.items() if not p.trainable]
 
 
 def below(root: gx.Node) -> Iterator[gx.Node]:

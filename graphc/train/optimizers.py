@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from copy import copy
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import reduce, wraps
 from numbers import Real
 from operator import add
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -54,8 +54,10 @@ def settings(cls: Made) -> Made:
 class Optimizer:
     """What they share: the rate, clipping, and factors of the rate.
 
-    `rate`: a number or a schedule; set it, or a number, for the fits to come: states go on. All
-    else is fixed. `clip_value`: gradients are limited to +-clip_value element by element.
+    `rate`: a number or a schedule; another one may be set at any time, in a callback, too, and is
+    that of the next step: states go on. All else is fixed. A copy has the settings and a copy of
+    the schedule, but no states. `clip_value`: gradients are limited to +-clip_value element by
+    element.
     `clip_norm`: where the norm of all gradients together is larger, they are scaled down
     to it (Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural
     networks, algorithm 1); after `clip_value`. `factors`: pattern over names -> factor of the rate;
@@ -80,10 +82,22 @@ class Optimizer:
         if not isinstance(given, Mapping) or not all(isinstance(k, str) for k in given):
             raise gx.InputError(f"factors={given!r}: need a dict of patterns and numbers")
         self.factors = {k: positive(f"factors[{k!r}]", v, or_zero=True) for k, v in given.items()}
+        self._without_states()
+        self._rate = self.schedule.rate(0.0)
+
+    def _without_states(self) -> None:
         self.frozen: Mapping[str, gx.Param] = {}  # without gradients; patterns may name them, too
         self._shared: dict[str, gx.Param] = {}  # one for all parameters, such as the rate
         self._states: dict[gx.Param, dict[str, gx.Param]] = {}
-        self._rate = self.schedule.rate(0.0)
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = self.trial()
+        other._without_states()
+        other.__dict__.update(deepcopy(vars(other), memo))
+        return other
 
     @property
     def schedule(self) -> Schedule:
@@ -108,18 +122,48 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(cells)})"
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
-        """The new values of the parameters and of the states."""
+        """The new values of the parameters whose gradients are given, and of their states: the
+        updates of `gx.compile`. The rate is `rate` at its epoch 0, until `set_rate` gives another.
+        """
+        if not isinstance(gradients, Mapping) or not all(
+            isinstance(p, gx.Param) for p in gradients
+        ):
+            raise gx.InputError("gradients: need a dict, {param: its gradient}, of gx.param(...)")
         self._refuse_unmatched([*(p.name for p in gradients), *self.frozen])
         rate = self._shared_state("rate", gradients, self._rate)
         found: Updates = {}
         for param, gradient in self._clipped(gradients).items():
             scaled = _like(rate, param) * self._factor(param.name)
-            found.update(self.rule(param, gradient, scaled))
+            found.update(self._checked(param, self.rule(param, gradient, scaled)))
         return found
 
+    def _checked(self, param: gx.Param, updates: Any) -> Updates:
+        """What a rule gave; InputError for what a step or a checkpoint would miss."""
+        own = {param, *self._states.get(param, {}).values()}
+        if not isinstance(updates, dict) or param not in updates or not updates.keys() <= own:
+            raise gx.InputError(
+                f"{type(self).__name__}.rule: need a dict of the new values of {param.name} and of "
+                "states that self.state_of gave"
+            )
+        return updates
+
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
-        """The new value of one parameter and of its states."""
+        """The new value of one parameter and of its states, which `state_of` gives."""
         raise NotImplementedError
+
+    def state_of(self, param: gx.Param, name: str) -> gx.Param:
+        """A state of a parameter, in its shape and dtype, at first zeros: one of those that the
+        class attribute `states` names, which checkpoints hold."""
+        if name not in (*self.states, *self.scalars):
+            raise gx.InputError(
+                f"{type(self).__name__} has no state {name!r}: name it in the class, "
+                f"states = ({', '.join(map(repr, (*self.states, name)))},)"
+            )
+        states = self._states.setdefault(param, {})
+        if name not in states:
+            start = np.float32(0) if name in self.scalars else np.zeros(param.shape, param.dtype)
+            states[name] = gx.param(f"{param.name}.{name}", start)
+        return states[name]
 
     def set_rate(self, rate: float) -> None:
         """The rate of the next steps."""
@@ -134,9 +178,10 @@ class Optimizer:
         shared = [s for name, s in self._shared.items() if name != "rate"]
         return {s.name: s for s in [*own, *shared]}
 
-    def trial(self) -> Optimizer:
+    def trial(self) -> Self:
         """Another one with the same states, which keeps those that it makes to itself."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(vars(self))
         other._shared = dict(self._shared)
         other._states = {p: dict(states) for p, states in self._states.items()}
         return other
@@ -148,7 +193,7 @@ class Optimizer:
         for param in params:
             for kind in (*self.states, *self.scalars):
                 if f"{param.name}.{kind}" in wanted:
-                    self._state(param, kind)
+                    self.state_of(param, kind)
         for kind in self.shared:
             self._shared_state(kind, params, 0.0)
         return {n: p for n, p in self.state(params).items() if n in wanted}
@@ -161,17 +206,9 @@ class Optimizer:
             if not kept:
                 del self._states[param]
 
-    def _state(self, param: gx.Param, name: str) -> gx.Param:
-        """One state of a parameter, at first zeros."""
-        states = self._states.setdefault(param, {})
-        if name not in states:
-            start = np.float32(0) if name in self.scalars else np.zeros(param.shape, param.dtype)
-            states[name] = gx.param(f"{param.name}.{name}", start)
-        return states[name]
-
     def _shared_state(self, name: str, params: Iterable[gx.Param], value: float) -> gx.Param:
-        if name not in self._shared:
-            dtype = "float64" if _any_float64(params) else "float32"
+        if name not in self._shared:  # of one dtype, whichever parameters are frozen
+            dtype = "float64" if _any_float64([*params, *self.frozen.values()]) else "float32"
             self._shared[name] = gx.param(f"optimizer.{name}", value, dtype=dtype)
         return self._shared[name]
 
@@ -225,7 +262,7 @@ class SGD(Optimizer):
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
         if not self.momentum:
             return {param: param - rate * gradient}
-        velocity = self._state(param, "velocity")
+        velocity = self.state_of(param, "velocity")
         after = self.momentum * velocity + gradient
         step = gradient + self.momentum * after if self.nesterov else after
         return {velocity: after, param: param - rate * step}
@@ -248,7 +285,7 @@ class Adagrad(Optimizer):
         self.epsilon = positive("epsilon", self.epsilon)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
-        squares = self._state(param, "squares")
+        squares = self.state_of(param, "squares")
         after = squares + gradient * gradient
         return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
 
@@ -272,7 +309,7 @@ class RMSProp(Optimizer):
         self.epsilon = positive("epsilon", self.epsilon)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
-        squares = self._state(param, "squares")
+        squares = self.state_of(param, "squares")
         after = self.decay * squares + (1 - self.decay) * (gradient * gradient)
         return {squares: after, param: param - rate * gradient / (gx.sqrt(after) + self.epsilon)}
 
@@ -312,7 +349,7 @@ class Adam(Optimizer):
         for param in gradients:
             states = self._states.get(param)
             if made > 0 and (states is None or ("began" in states and not self._has_run(states))):
-                self._state(param, "began").value = made
+                self.state_of(param, "began").value = made
         return {**super().updates(gradients), steps: steps + 1}
 
     def _has_run(self, states: Mapping[str, gx.Param]) -> bool:
@@ -320,7 +357,7 @@ class Adam(Optimizer):
         return any(s.value.any() for kind, s in states.items() if kind in self.states)
 
     def rule(self, param: gx.Param, gradient: gx.Node, rate: gx.Node) -> Updates:
-        first, second = self._state(param, "first_moment"), self._state(param, "second_moment")
+        first, second = self.state_of(param, "first_moment"), self.state_of(param, "second_moment")
         m = self.beta1 * first + (1 - self.beta1) * gradient
         v = self.beta2 * second + (1 - self.beta2) * (gradient * gradient)
         mean = m / self._correction(self.beta1, param)
@@ -355,15 +392,15 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.decay = positive("decay", self.decay, or_zero=True)
-        self._decaying: set[gx.Param] = set()
+        self._decaying: set[str] = set()
 
     def updates(self, gradients: Mapping[gx.Param, gx.Node]) -> Updates:
         params = {**{p.name: p for p in gradients}, **self.frozen}
-        self._decaying = set(chosen(params, self.on))
+        self._decaying = {p.name for p in chosen(params, self.on)}
         return super().updates(gradients)
 
     def decayed(self, param: gx.Param, rate: gx.Node) -> gx.Node:
-        return param - rate * self.decay * param if param in self._decaying else param
+        return param - rate * self.decay * param if param.name in self._decaying else param
 
 
 def _like(scalar: gx.Node, param: gx.Node) -> gx.Node:

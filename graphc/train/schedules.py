@@ -17,8 +17,10 @@ from graphc.train.watch import Columns, Watch
 
 
 class Schedule:
-    """A rate over epochs, which a trainer counts from where it first trains with this object.
-    `varies` tells whether it changes between the steps of an epoch."""
+    """A rate over epochs, which a trainer counts from the one in which it first trains with this
+    object. `varies` tells whether it changes between the steps of an epoch. A checkpoint is
+    restored only where `repr` shows the same after `load_state`: what changes in the course of a
+    run belongs into `state`."""
 
     varies = True
 

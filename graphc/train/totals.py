@@ -52,11 +52,10 @@ class Totals:
         joined = {f"output.{name}": values for name, values in self._joined().items()}
         return {"rows": np.array(self.rows, np.int64), **joined}
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take up what `arrays` gave."""
+    def load(self, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+        """Take up what `arrays` gave: the outputs of these names, in this order."""
         self.rows = [int(n) for n in arrays.get("rows", ())]
-        outputs = {k.removeprefix("output."): v for k, v in arrays.items() if k != "rows"}
-        self.pieces = [outputs] if outputs else []
+        self.pieces = [{n: arrays[f"output.{n}"] for n in names}] if self.rows else []
 
     def _joined(self) -> Outputs:
         first, *others = self.pieces

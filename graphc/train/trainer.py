@@ -11,7 +11,7 @@ import numpy as np
 import graphc as gx
 from graphc.nn.layer import Layer
 from graphc.train.callbacks import Callback
-from graphc.train.checkpoints import restore_run, save_run
+from graphc.train.checkpoints import holds_checkpoint, restore_run, save_run
 from graphc.train.data import Batches
 from graphc.train.data_checks import (
     as_array,
@@ -201,13 +201,18 @@ class Trainer:
         """Write all that a run needs to go on: parameters, optimizer, counters, history."""
         save_run(self, path)
 
-    def restore(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a file that `save` wrote, or from the last one in a folder of `Checkpoint`.
+    def restore(self, path: str | os.PathLike[str], missing_ok: bool = False) -> bool:
+        """Go on from a file that `save` wrote, or from the last one in a folder of `Checkpoint`,
+        the best if there is no other; returns True. `missing_ok`: False where there is nothing yet,
+        so that a script can be run, stopped and run again.
 
         CheckpointError, changing nothing, for a file that is none, is damaged, or is of another
-        model or optimizer.
+        model, optimizer, rate or dtype.
         """
+        if missing_ok and not holds_checkpoint(path):
+            return False
         restore_run(self, path)
+        return True
 
     # -- what it is made of
 
