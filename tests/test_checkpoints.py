@@ -732,3 +732,59 @@ def test_a_save_killed_midway_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == old
     left = [p for p in tmp_path.iterdir() if p != path]
     assert [p.suffix for p in left] == [".tmp"]
+
+
+class FreezeAt(train.Callback):
+    """Freezes the first layer at some step, and all of it no more at a later one."""
+
+    def on_step(self, trainer: train.Trainer) -> None:
+        model: Any = trainer.model
+        if trainer.step == 7:
+            model.freeze("layers.0*")
+        if trainer.step == 14:
+            model.unfreeze("*")
+
+
+@pytest.mark.parametrize("step", [7, 10, 14, 15])
+def test_what_a_callback_freezes_within_an_epoch_resumes(step: int, tmp_path: Path) -> None:
+    whole = finish(trainer(backend="numpy"), FreezeAt(), Save(tmp_path, step))
+    other = trainer(backend="numpy")
+    other.restore(tmp_path / f"at-{step}.safetensors")
+    finish(other, FreezeAt())
+    assert same(values(other.model), values(whole.model))
+    assert other.history.rows == whole.history.rows
+
+
+class Halve(train.Callback):
+    def on_epoch(self, trainer: train.Trainer, row: Any) -> None:
+        trainer.optimizer.rate = row["rate"] / 2
+
+
+def test_a_number_that_a_callback_has_set_is_set_again(tmp_path: Path) -> None:
+    """The script that made the run is run again as it is."""
+    whole = finish(trainer(backend="numpy"), Halve(), Save(tmp_path, 10))
+    other = trainer(backend="numpy")
+    other.restore(tmp_path / "at-10.safetensors")
+    finish(other, Halve())
+    assert same(values(other.model), values(whole.model))
+    assert other.history.rows == whole.history.rows
+
+
+def test_a_new_head_is_saved(tmp_path: Path) -> None:
+    made = finish(trainer(backend="numpy"), epochs=1)
+    made.model.replace_last(nn.Dense(8, 3, seed=9))  # type: ignore[union-attr]
+    made.save(tmp_path / "a.safetensors")
+    other = trainer(backend="numpy")
+    other.model.load(tmp_path / "a.safetensors")  # type: ignore[union-attr]
+    assert same(values(other.model), values(made.model))
+
+
+def test_a_run_that_has_steps_leaves_the_folder_of_another_alone(tmp_path: Path) -> None:
+    finish(trainer(backend="numpy"), train.Checkpoint(tmp_path, monitor="val_loss"), epochs=2)
+    other = finish(trainer(backend="numpy"), epochs=3)
+    with pytest.raises(gx.InputError, match="holds best.safetensors, step-0000000004"):  # noqa: RUF043
+        finish(other, train.Checkpoint(tmp_path, monitor="val_loss"), epochs=1)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    again = trainer(backend="numpy")
+    again.restore(moved)
+    finish(again, train.Checkpoint(moved), epochs=3)

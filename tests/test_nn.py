@@ -694,3 +694,55 @@ def test_errors_and_losses_name_the_line_of_the_layer_and_of_the_trainer() -> No
     trainer = train.Trainer(wide, "softmax_cross_entropy", train.SGD(0.1))  # the trainer's line
     trainer.evaluate(X, np.zeros(5, "int32"))
     assert [*map(str, trainer.network.outputs["loss"].sites)] == [line_of("the trainer's line")]
+
+
+# -- models that are put together while they are called
+
+
+def trained(model: Any, **options: Any) -> train.Trainer:
+    trainer = train.Trainer(model, "softmax_cross_entropy", train.SGD(0.1), backend="numpy")
+    trainer.fit((X, np.zeros(5, "int32")), 2, progress=False, **options)
+    return trainer
+
+
+def test_slices_within_a_function_are_of_the_layers_themselves() -> None:
+    body = nn.Sequential(nn.Dense(4, 4), nn.Dense(4, 4), nn.Dense(4, 2))
+    made = trained(lambda x: body[2](body[:2](x)))
+    assert {*made.network.params.values()} == {*body.parameters().values()}
+
+
+def test_a_function_renames_nothing_that_has_values() -> None:
+    trunk, one, two = nn.Dense(4, 4), nn.Dense(4, 2, name="one"), nn.Dense(4, 3, name="two")
+    first = trained(lambda x: nn.Sequential(trunk, one)(x))
+    trained(lambda x: nn.Sequential(gx.tanh, trunk, two)(x))
+    before = trunk.weight.value
+    first.fit((X, np.zeros(5, "int32")), 1, progress=False)
+    assert not np.array_equal(trunk.weight.value, before)
+    model = nn.Sequential(nn.Dense(4, 2))
+    names = list(model.parameters())
+    trained(lambda x: nn.Sequential(model, nn.Flatten())(x)).predict(X)
+    assert list(model.parameters()) == names
+
+
+def test_a_layer_without_parameters_of_its_own_predicts() -> None:
+    flat = train.Trainer(nn.Flatten(), "mse", train.SGD(0.1), backend="numpy")
+    assert flat.predict(np.ones((2, 3, 4))).shape == (2, 12)
+
+
+def test_a_declared_parameter_is_set_by_its_value() -> None:
+    layer = nn.Dense(4, 3)
+    with pytest.raises(gx.InputError, match=r"weight is a parameter: set weight\.value"):
+        layer.weight = np.ones((4, 3))  # type: ignore[assignment]
+    with pytest.raises(gx.ShapeError, match=r"weight: .* has shape \(2, 2\), need \(4, 3\)"):
+        layer.weight = gx.param("w", np.ones((2, 2)))
+    layer.weight = gx.param("w", np.ones((4, 3), "float32"))
+    assert layer.weight.name == "weight"
+    layer._hidden = gx.param("h", np.zeros(2))  # type: ignore[attr-defined]
+    assert layer._hidden.shape == (2,)  # type: ignore[attr-defined]
+
+
+def test_a_layer_used_twice_in_a_model_in_use_is_shared() -> None:
+    model = Assembled()
+    model.parameters()
+    model.again = model.first  # type: ignore[attr-defined]
+    assert model.again is model.first  # type: ignore[attr-defined]

@@ -38,6 +38,11 @@ def building() -> Generator[None]:
         _building.reset(before)
 
 
+def is_building() -> bool:
+    """Whether a model is being called."""
+    return _building.get()
+
+
 @dataclass(frozen=True)
 class Declared:
     """A parameter before it has a value."""
@@ -63,7 +68,8 @@ class Layer:
     gives parameters `body.weight` and `body.bias`. A parameter gets its value when it is first
     asked for, from the seed and its path: equal models start equal, no two layers of one do.
     `name` stands before the paths of a layer that is part of no other. `seed`: that of the layer
-    around it, or else 0.
+    around it, or else 0. An attribute that is a `gx.param` declares one, with its values; to tie
+    two layers, use a parameter of the one in the `forward` of the other.
 
     Errors and reports give the line that made the layer as that of its nodes, or the line in a
     `forward` of your own.
@@ -73,8 +79,9 @@ class Layer:
     graphs built before keep the old ones. A layer of a model in use, one whose `parameters()` were
     asked for (by a Trainer, `load`, `freeze`), stays there, and another model gets a copy, values
     and what is frozen included. So `nn.Sequential(*model.layers[:-1], nn.Dense(32, 3))` starts from
-    a trained model and leaves that one as it is. Within a `forward`, or a model that is a function,
-    layers are put together as they are.
+    a trained model and leaves that one as it is. Models made of a layer before they are in use
+    share it if it has the same place in them, and raise InputError if not. Within a `forward`, or a
+    model that is a function, layers are put together as they are.
     """
 
     def __init__(self, *, name: str = "", seed: int | None = None) -> None:
@@ -116,7 +123,7 @@ class Layer:
     def parameters(self) -> dict[str, gx.Param]:
         """All parameters by name, those of parts included, in the order of declaration.
 
-        InputError if another model has taken a layer of this one before this one was in use.
+        InputError if a layer has another place in another model, made before this was in use.
         """
         params = (layer._params[name] for layer in self._own() for name in layer._declared)
         return {p.name: p for p in params}
@@ -185,7 +192,7 @@ class Layer:
     # -- names
 
     def __getattr__(self, name: str) -> gx.Param:
-        if not name.startswith("_") and name in self._declared:
+        if name in vars(self).get("_declared", ()):
             return self._param(name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
@@ -202,6 +209,10 @@ class Layer:
         if isinstance(held, gx.Param):
             self._adopt(name, held)
             return
+        if name in vars(self).get("_declared", ()):
+            raise gx.InputError(
+                f"{name} is a parameter: set {name}.value to an array, or {name} to a gx.param"
+            )
         if any(isinstance(part, Layer) for part in parts):
             copied: dict[int, Any] = {}  # a layer that comes twice is copied once
             mine = [copy.deepcopy(p, copied) if self._takes_copy_of(p) else p for p in parts]
@@ -228,6 +239,9 @@ class Layer:
 
     def _adopt(self, name: str, param: gx.Param) -> None:
         """Own a parameter that the user has made: its values, under a name of this layer."""
+        need = self._declared[name].shape if name in self._declared else param.shape
+        if param.shape != need:
+            raise gx.ShapeError(f"{name}: {param!r} has shape {param.shape}, need {need}")
         vars(self).pop(name, None)
         self.declare(
             name, tuple(map(int, param.shape)), lambda *_, **__: param.value, param.dtype.name
@@ -281,16 +295,28 @@ class Layer:
         is_held = around is not None and any(part is self for _, part in around._parts())
         return around if is_held else None
 
+    def _outermost(self) -> Layer:
+        owner = self._owner()
+        return self if owner is None else owner._outermost()
+
     def _takes_copy_of(self, part: Any) -> bool:
         """Whether this is a layer of another model, which is in use, outside of any `forward`."""
         owner = part._owner() if isinstance(part, Layer) else None
-        return owner not in (None, self) and owner._in_use and not _building.get()
+        is_used = owner is not None and owner._in_use and not is_building()
+        return is_used and part._outermost() is not self._outermost()
+
+    def _stays(self, around: Layer) -> bool:
+        """Whether this has its name already, while a model is being called: from the layer that it
+        is part of, or from values that it has without one."""
+        owner = self._owner()
+        has_values = any(layer._params for _, layer in self._walk())
+        return is_building() and owner is not around and (owner is not None or has_values)
 
     def _place_parts(self, seen: set[Layer]) -> None:
         """Name all that is below by its path. What stands in `seen` has its name."""
         seen.add(self)
         for name, part in self._parts():
-            if part in seen or (_building.get() and part._owner() not in (None, self)):
+            if part in seen or part._stays(self):
                 continue
             part._path, part._seed_around = _join(self._path, name), self._seed_here
             part._around = ref(self)

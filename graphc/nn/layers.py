@@ -11,7 +11,7 @@ from typing import Any
 import graphc as gx
 from graphc.nn.activations import Function, as_activation, initialiser_for
 from graphc.nn.init import Initialiser
-from graphc.nn.layer import Layer
+from graphc.nn.layer import Layer, is_building
 
 
 class Dense(Layer):
@@ -161,9 +161,11 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __getitem__(self, index: int | slice) -> Any:
-        """One layer, or a Sequential of copies of several."""
+        """One layer, or a Sequential of several: of copies, or within a `forward` of themselves."""
         found = self.layers[index]
-        return Sequential(*copy.deepcopy(found)) if isinstance(found, tuple) else found
+        if not isinstance(found, tuple):
+            return found
+        return Sequential(*(found if is_building() else copy.deepcopy(found)))
 
     def replace_last(self, layer: Layer | Function) -> None:
         """Put another layer in the place of the last one: a new head on trained layers."""

@@ -176,10 +176,11 @@ class Checkpoint(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise gx.InputError(f"folder={str(self.folder)!r}: need a folder: {error}") from None
-        self._refuse_other_runs(trainer.step)
+        self._refuse_other_runs(trainer)
         for left_over in self.folder.glob(".*.tmp"):
             if _is_abandoned(left_over.name):
                 left_over.unlink(missing_ok=True)
+        self._own(trainer)
         if self.watch is not None:
             self.watch.reset()
 
@@ -208,19 +209,23 @@ class Checkpoint(Callback):
             self.watch.load_state(state)
 
     def _save(self, trainer: Trainer) -> None:
-        name, written = _name(trainer.step), trainer.run.written
-        own = written.setdefault(str(self.folder.resolve()), [])
+        name, own = _name(trainer.step), self._own(trainer)
         own[:] = [*(n for n in own if n != name), name]
         trainer.save(self.folder / name)
         for old in own[: -self.keep]:
             (self.folder / old).unlink(missing_ok=True)
         del own[: -self.keep]
 
-    def _refuse_other_runs(self, step: int) -> None:
+    def _own(self, trainer: Trainer) -> list[str]:
+        """The checkpoints of this run in the folder, but for the best."""
+        return trainer.run.written.setdefault(str(self.folder.resolve()), [])
+
+    def _refuse_other_runs(self, trainer: Trainer) -> None:
         """Whose files would be taken for those of this run, or be overwritten."""
+        step, is_own = trainer.step, str(self.folder.resolve()) in trainer.run.written
         others = [
             p.name for p in checkpoints_in(self.folder)
-            if (not step if p.name == BEST else p.name > _name(step))
+            if not is_own or (p.name != BEST and p.name > _name(step))
         ]  # fmt: skip
         if others:
             folder = str(self.folder)

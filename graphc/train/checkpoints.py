@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from graphc.nn.tensor_file import PARAMETER, RUN, prefixed, read_tensors, under,
 from graphc.train.callbacks import checkpoints_in
 from graphc.train.history import plain, rows_of
 from graphc.train.network import Network, Signature, frozen
+from graphc.train.schedules import Constant
 
 if TYPE_CHECKING:
     from graphc.train.optimizers import Optimizer
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 FACTS: dict[str, type | tuple[type, ...]] = {
-    "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "rate": float,
+    "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "settings": str,
+    "rate": float,
     "seed": int, "step": int, "epoch": int, "position": int, "source": dict,
     "began": (int, type(None)), "stopping": str, "callbacks": list, "written": dict,
     "history": list, "stopped": str, "best_epoch": (int, type(None)), "frozen": list,
@@ -42,6 +43,8 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     if trainer.loop is not None:
         trainer.loop.settle()  # results that are still on their way
         trainer.loop.follow()
+    else:
+        trainer.renew()
     run, optimizer = trainer.run, trainer.optimizer
     run.follow(optimizer.schedule, run.epoch)
     params = trainer.network.params
@@ -59,9 +62,10 @@ def save_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     facts = {
         "version": VERSION, "signature": asdict(trainer.network.signature),
         "optimizer": type(optimizer).__name__, "schedule": _schedule(optimizer),
-        "scheduled": run.scheduled, "rate": run.rate, "seed": trainer.seed, "step": run.step,
-        "epoch": run.epoch, "position": run.position, "source": run.source, "began": run.began,
-        "stopping": run.stopping, "callbacks": callbacks, "written": run.written,
+        "scheduled": run.scheduled, "settings": run.settings, "rate": run.rate,
+        "seed": trainer.seed, "step": run.step, "epoch": run.epoch, "position": run.position,
+        "source": run.source, "began": run.began, "stopping": run.stopping,
+        "callbacks": callbacks, "written": run.written,
         "history": history.rows, "stopped": history.stopped, "best_epoch": history.best_epoch,
         "frozen": frozen(params),
     }  # fmt: skip
@@ -100,9 +104,11 @@ def restore_run(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     _check_dtypes({"x": signature.x_dtype}, {"x": network.x.dtype.name}, file)
     if facts["position"]:
         _check_results(trainer, network, under("epoch", arrays), file)
-    _load_schedule(optimizer, facts["schedule"], file)  # the last that may be refused
+    _load_schedule(optimizer, facts, file)  # the last that may be refused
     trainer.take(network)
     _put(trainer, facts, arrays)
+    if file in checkpoints_in(file.parent):  # which may have been moved
+        trainer.run.written.setdefault(str(file.parent.resolve()), [])
 
 
 def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
@@ -120,6 +126,7 @@ def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
     run.source, run.began, run.stopping = facts["source"], facts["began"], facts["stopping"]
     run.schedule, run.scheduled = optimizer.schedule, facts["scheduled"]
     run.rate, run.written, run.frozen = facts["rate"], facts["written"], facts["frozen"]
+    run.settings = facts["settings"]
     run.totals.load(under("epoch", arrays), _columns(trainer, trainer.network))
     run.callbacks = [
         {**state, **under(f"callback.{i}", arrays)} for i, state in enumerate(facts["callbacks"])
@@ -129,14 +136,20 @@ def _put(trainer: Trainer, facts: Mapping[str, Any], arrays: Arrays) -> None:
 
 
 def _schedule(optimizer: Optimizer) -> dict[str, Any]:
-    """Its settings as text, without the addresses of functions, and its state."""
+    """Its settings and its state."""
     schedule = optimizer.schedule
-    return {"settings": re.sub(r" at 0x\w+", "", repr(schedule)), **schedule.state()}
+    return {"settings": schedule.settings, **schedule.state()}
 
 
-def _load_schedule(optimizer: Optimizer, saved: Mapping[str, Any], file: Path) -> None:
-    """CheckpointError, changing nothing, for another schedule, or the state of another one."""
-    own, schedule = _schedule(optimizer), optimizer.schedule
+def _load_schedule(optimizer: Optimizer, facts: Mapping[str, Any], file: Path) -> None:
+    """CheckpointError, changing nothing, for another schedule, or the state of another one. A
+    number that a callback has set in the place of the fit's first schedule is set again."""
+    own, schedule, saved = _schedule(optimizer), optimizer.schedule, facts["schedule"]
+    if own["settings"] == facts["settings"] != saved.get("settings") and "base" in saved:
+        constant = Constant(saved["base"])
+        if constant.settings == saved["settings"]:
+            optimizer.rate = constant
+            return
     try:
         if fits := own.keys() == saved.keys():
             schedule.load_state(saved)  # first, as repr may show what a user's schedule has counted

@@ -19,6 +19,7 @@ from graphc.train.network import (
     applied,
     check_row,
     declare,
+    warn_of_two_activations,
 )
 from graphc.train.programs import are_same
 
@@ -40,7 +41,7 @@ class Graphs:
     def of(self, model: Model) -> Graphs:
         """Those of this model: none, without programs, if it is another than before, or made of
         others."""
-        made_of = model.made_of() if isinstance(model, Layer) else [model]
+        made_of = [model, *(model.made_of() if isinstance(model, Layer) else [])]
         if not are_same(made_of, self._made_of):
             self._model, self._made_of, self.forwards = model, made_of, {}
             found = {p.dtype.name for p in made_of if isinstance(p, gx.Param)}
@@ -55,6 +56,7 @@ class Graphs:
             try:
                 with gx.MadeAt(self._site):
                     made = applied(self._model, row, self.floats)
+                    warn_of_two_activations(self._loss, made.prediction)
             except gx.ShapeError:
                 for known in self.forwards:
                     check_row(name, "x", row, known)

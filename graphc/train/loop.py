@@ -53,6 +53,7 @@ class Run:
     schedule: Schedule = field(default_factory=Schedule)  # the last one
     scheduled: int = 0  # the epoch from which it counts
     rate: float = 0.0  # of the last step
+    settings: str = ""  # of the schedule that the fit in progress began with
     frozen: list[str] = field(default_factory=list)  # the parameters that no step has changed
 
     def follow(self, schedule: Schedule, epoch: int) -> None:
@@ -130,6 +131,7 @@ class Loop:
         self._load_callbacks()
         if not self.goes_on:
             history.stopped, history.best_epoch = "", None
+            run.settings = self.trainer.optimizer.schedule.settings
         if run.position and run.source != self.source.facts():
             self._drop_epoch()
         self.follow()
@@ -161,6 +163,7 @@ class Loop:
         run, program, window = self.run, self.program, self.window
         hooks = [c.on_step for c in self.callbacks if type(c).on_step is not Callback.on_step]
         optimizer, schedule = self.trainer.optimizer, Schedule()
+        trainable = self.network.trainable
         for x, y in self.source.epoch(run.epoch, run.position):
             if schedule is not optimizer.rate:  # at first, and where a callback has set another
                 self.settle()  # with the rates that these steps were made with
@@ -178,6 +181,10 @@ class Loop:
                 self.settle()
             for hook in hooks:
                 hook(self.trainer)
+            if hooks and self.network.trainable != trainable:
+                self.settle()
+                self._prepare()
+                program, trainable = self.program, self.network.trainable
             if self.interrupted:
                 return
         self.settle()

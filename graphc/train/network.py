@@ -155,7 +155,6 @@ def _declared(
         metric.check(outputs[metric.name])
     for name, output in outputs.items():
         _refuse_all_pairs(name, output, of.prediction, y)
-    _warn_of_two_activations(loss, of.prediction)
     for node, what in ((of.x, "x"), (y, "the target")):
         if not any(node is n for output in outputs.values() for n in below(output)):
             raise gx.InputError(f"loss: neither it nor a metric depends on {what}")
@@ -205,7 +204,7 @@ def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Nod
             )
 
 
-def _warn_of_two_activations(loss: Function, prediction: gx.Node) -> None:
+def warn_of_two_activations(loss: Function, prediction: gx.Node) -> None:
     """UserWarning where a model ends with what its loss applies once more."""
     within: dict[Any, Any] = {
         gx.softmax_cross_entropy: gx.softmax, gx.sigmoid_cross_entropy: gx.sigmoid

@@ -61,7 +61,8 @@ class Optimizer:
     `clip_norm`: where the norm of all gradients together is larger, they are scaled down
     to it (Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural
     networks, algorithm 1); after `clip_value`. `factors`: pattern over names -> factor of the rate;
-    of several patterns that match, the last counts.
+    of several patterns that match, the last counts. One object is for one trainer at a time: states
+    that are not of a parameter, such as Adam's count of steps, are shared.
     """
 
     rate: float | Schedule

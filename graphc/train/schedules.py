@@ -8,6 +8,7 @@ compiles nothing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -27,6 +28,11 @@ class Schedule:
     def __repr__(self) -> str:
         cells = [repr(v) if k in ("base", "inner") else f"{k}={v!r}" for k, v in vars(self).items()]
         return f"{type(self).__name__}({', '.join(cells)})"
+
+    @property
+    def settings(self) -> str:
+        """What tells it from another one: its `repr` without the addresses of functions."""
+        return re.sub(r" at 0x\w+", "", repr(self))
 
     def rate(self, epoch: float) -> float:
         """The rate at this epoch."""
@@ -60,6 +66,9 @@ class Constant(Schedule):
 
     def rate(self, epoch: float) -> float:
         return self.base
+
+    def state(self) -> dict[str, Any]:
+        return {"base": self.base}
 
 
 class Step(Schedule):

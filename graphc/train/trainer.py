@@ -61,7 +61,8 @@ class Trainer:
     saves, or why it is not done, and `feature_note` keeps it.
 
     The programs are compiled when the first data come. They are made anew when parameters were
-    frozen, unfrozen or replaced; a new rate compiles nothing.
+    frozen, unfrozen or, in a layer, replaced; a function is called once. A new rate compiles
+    nothing.
     """
 
     def __init__(
@@ -242,6 +243,12 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End the fit after the epoch in progress, which is finished."""
         self.run.stopping = reason
+
+    def renew(self) -> None:
+        """Declare the graph again if the model is made of other layers than when it was made."""
+        network = self.network_of(self.network.signature)
+        if self._network not in self._graphs.networks():
+            self._network = network
 
     def take(self, network: Network) -> None:
         """Train with this graph from now on; all programs are made anew, as the states of the
