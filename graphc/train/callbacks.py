@@ -107,10 +107,10 @@ class EarlyStopping(Callback):
                 self._best = {n: p.value for n, p in trainer.network.params.items()}
         elif self.watch.exhausted:
             watch = self.watch
+            least = f" by more than {watch.min_change:g}" if watch.min_change else ""
             self.reason = (
-                f"stopped after epoch {row['epoch']}: {watch.monitor} has not improved by more "
-                f"than {watch.min_change:g} for {watch.patience} epochs; it was best in epoch "
-                f"{self.best_epoch}, {watch.best:g}"
+                f"stopped after epoch {row['epoch']}: {watch.monitor} has not improved{least} for "
+                f"{watch.patience} epochs; it was best in epoch {self.best_epoch}, {watch.best:g}"
             )
             if self.restore:
                 self.reason += ", whose parameters are restored"
