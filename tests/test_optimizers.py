@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -184,20 +186,53 @@ TORCH: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+RECORDED = Path(__file__).parent / "golden" / "pytorch_steps.json"  # by test_the_record_...
+AT = (1, 2, 5, 10, 20, 50)  # steps
+
+
+def pytorch_steps(case: str, torch: Any) -> Iterator[Arrays]:
+    params = {n: torch.tensor(v, requires_grad=True) for n, v in START.items()}
+    optimizer = TORCH[case](torch.optim, list(params.values()))
+    while True:
+        for name, g in gradient({n: p.detach().numpy() for n, p in params.items()}).items():
+            params[name].grad = torch.tensor(g)
+        optimizer.step()
+        yield {n: p.detach().numpy().copy() for n, p in params.items()}
+
+
 @pytest.mark.parametrize("case", TORCH)
 def test_follows_pytorch(case: str) -> None:
+    """Its parameters after some of 50 steps, recorded where it is installed."""
+    record = json.loads(RECORDED.read_text())
+    params, step = compiled(CASES[case][0]())
+    for name, value in START.items():
+        np.testing.assert_array_equal(record["start"][name], value)
+    for i in range(1, STEPS + 1):
+        step()
+        for name, p in params.items() if i in AT else ():
+            wanted = record["steps"][case][str(i)][name]
+            np.testing.assert_allclose(p.value, wanted, rtol=0, atol=1e-10)
+
+
+def test_the_record_is_that_of_pytorch(request: pytest.FixtureRequest) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-    def steps() -> Iterator[Arrays]:
-        params = {n: torch.tensor(v, requires_grad=True) for n, v in START.items()}
-        optimizer = TORCH[case](torch.optim, list(params.values()))
-        while True:
-            for name, g in gradient({n: p.detach().numpy() for n, p in params.items()}).items():
-                params[name].grad = torch.tensor(g)
-            optimizer.step()
-            yield {n: p.detach().numpy().copy() for n, p in params.items()}
-
-    follow(CASES[case][0](), steps())
+    steps = {
+        case: {
+            str(i): {n: v.tolist() for n, v in made.items()}
+            for i, made in enumerate(islice(pytorch_steps(case, torch), STEPS), 1) if i in AT
+        }
+        for case in TORCH
+    }  # fmt: skip
+    start = {n: v.tolist() for n, v in START.items()}
+    if request.config.getoption("--update-golden"):
+        made = {"PyTorch": torch.__version__, "start": start, "steps": steps}
+        RECORDED.write_text(json.dumps(made, indent=1) + "\n")
+    record = json.loads(RECORDED.read_text())
+    for case, at in steps.items():
+        for i, params in at.items():
+            for name, value in params.items():
+                have = record["steps"][case][i][name]
+                np.testing.assert_allclose(have, value, rtol=0, atol=1e-12)
 
 
 SKLEARN: dict[str, tuple[Callable[[], train.Optimizer], dict[str, Any]]] = {
