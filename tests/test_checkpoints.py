@@ -770,6 +770,32 @@ def test_a_number_that_a_callback_has_set_is_set_again(tmp_path: Path) -> None:
     assert other.history.rows == whole.history.rows
 
 
+def test_a_rate_of_a_callback_is_set_again_in_a_later_fit(tmp_path: Path) -> None:
+    def script(made: train.Trainer, *callbacks: train.Callback) -> train.Trainer:
+        while made.epoch < 6:
+            finish(made, Halve(), *callbacks, epochs=3)
+        return made
+
+    whole = script(trainer("AdamW", backend="numpy"), Save(tmp_path, 18))
+    other = trainer("AdamW", backend="numpy")
+    other.restore(tmp_path / "at-18.safetensors")
+    script(other)
+    assert same(values(other.model), values(whole.model))
+    assert other.history["rate"] == whole.history["rate"]
+
+
+@pytest.mark.parametrize("step", [9, 16])
+def test_a_penalty_of_what_is_frozen_is_0_and_resumes(step: int, tmp_path: Path) -> None:
+    penalties = [train.L2(0.1, on="layers.0*")]
+    whole = trainer(backend="numpy", penalties=penalties)
+    finish(whole, FreezeAt(), Save(tmp_path, step), train.EarlyStopping("penalty", patience=9))
+    assert [p == 0 for p in whole.history["penalty"]] == [False, False, True, False, False, False]
+    other = trainer(backend="numpy", penalties=penalties)
+    other.restore(tmp_path / f"at-{step}.safetensors")
+    finish(other, FreezeAt())
+    assert other.history.rows == whole.history.rows
+
+
 def test_a_new_head_is_saved(tmp_path: Path) -> None:
     made = finish(trainer(backend="numpy"), epochs=1)
     made.model.replace_last(nn.Dense(8, 3, seed=9))  # type: ignore[union-attr]

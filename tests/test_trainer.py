@@ -893,6 +893,26 @@ def test_the_first_step_that_leaves_what_is_not_finite_is_named(
     assert np.isfinite(w.value).all()
 
 
+class FreezeStep(train.Callback):
+    """Freezes a parameter after step 5."""
+
+    def __init__(self, param: gx.Param) -> None:
+        self.param = param
+
+    def on_step(self, trainer: train.Trainer) -> None:
+        self.param.trainable = trainer.step < 5
+
+
+def test_freezing_hides_no_step_that_was_not_finite() -> None:
+    w, b = gx.param("w", np.zeros(4, "float32")), gx.param("b", np.zeros(1, "float32"))
+    made = train.Trainer(lambda rows: rows @ w + b, lambda p, t: (p * t).mean(), train.Adam(1e-3),
+                         backend="numpy")  # fmt: skip
+    x = np.ones((8, 8, 4), "float32")
+    x[2, 0, 0] = 1e21  # its squares overflow
+    with pytest.raises(gx.NonFiniteError, match=r"^step 3, batch 3 of epoch 1: "):
+        made.fit([(rows, np.ones(8, "float32")) for rows in x], 1, callbacks=[FreezeStep(w)])
+
+
 def test_an_update_that_overflows_before_the_loss_does() -> None:
     """Step 2 leaves an infinite parameter; the loss tells one step later."""
     w = gx.param("w", np.zeros(4, "float32"))

@@ -111,7 +111,7 @@ def test_patterns_may_name_frozen_parameters(cache: bool) -> None:
         penalties=[train.L2(0.1, on="layers.0*")], limits=[train.MaxNorm(1, on="layers.0.weight")],
         cache_features=cache,
     )  # fmt: skip
-    assert "penalty" not in made.fit(batches(), 1, progress=False).rows[0]
+    assert made.fit(batches(), 1, progress=False).rows[0]["penalty"] == 0
     assert cache == ("computed once" in made.feature_note)
     made.model.unfreeze("*")
     assert made.fit(batches(), 1, progress=False).rows[1]["penalty"] > 0
@@ -538,3 +538,17 @@ def test_from_digits_0_to_4_to_digits_5_to_9(tmp_path: Path) -> None:
     assert made.history["rate"][-1] == 0.001
     assert made.evaluate(*test)["accuracy"] > max(head_alone - 0.02, 0.8)
     assert not np.array_equal(values(model)["layers.0.weight"], body["layers.0.weight"])
+
+
+class Unfreeze(train.Callback):
+    def on_epoch(self, trainer: train.Trainer, row: Any) -> None:  # noqa: ARG002
+        if trainer.epoch == 2:
+            trainer.model.unfreeze("layers.0*")  # type: ignore[union-attr]
+
+
+def test_what_is_unfrozen_before_cached_features_is_told() -> None:
+    made = trainer(backend="numpy", cache_features=True)
+    told = r"layers\.0\.weight, layers\.0\.bias can change, and features made with it are cached"
+    with pytest.raises(gx.InputError, match=told):
+        made.fit(batches(), 4, callbacks=[Unfreeze()], progress=False)
+    assert len(made.fit(batches(), 2, progress=False)) == 4

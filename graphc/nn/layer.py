@@ -237,6 +237,11 @@ class Layer:
         made._place_parts(set())
         return made
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "layers do not pickle: model.save(path) writes the parameters, copy.deepcopy copies"
+        )
+
     def _adopt(self, name: str, param: gx.Param) -> None:
         """Own a parameter that the user has made: its values, under a name of this layer."""
         need = self._declared[name].shape if name in self._declared else param.shape

@@ -22,7 +22,7 @@ import numpy as np
 import graphc as gx
 from graphc.train.callbacks import Callback
 from graphc.train.history import History
-from graphc.train.network import Network, frozen
+from graphc.train.network import Network, below, frozen
 from graphc.train.progress import ProgressBar
 from graphc.train.schedules import Schedule
 from graphc.train.source import Source
@@ -118,12 +118,37 @@ class Loop:
 
     def _prepare(self) -> None:
         """The program of the next steps: another one where parameters were frozen or unfrozen."""
-        trainer, program = self.trainer, self.trainer.program("train", self.network)
+        trainer = self.trainer
+        if self.network is not trainer.network:
+            self._check_features()
+        program = trainer.program("train", self.network)
         if program is not self.program:
             self.program = program
             program.seed(trainer.seed, step=self.run.step)
             self.state = [p for p in trainer.state().values() if p.trainable]  # what steps change
             self._copy()
+
+    def _check_features(self) -> None:
+        """Parameters before the cached features that a callback has unfrozen."""
+        known = set(below(self.network.prediction))
+        names = [n for n, p in self.network.params.items() if p.trainable and p not in known]
+        if names:
+            raise gx.InputError(
+                f"model: {_named(names)} can change, and features made with it are cached: "
+                "unfreeze it between two fits, or train with cache_features=False"
+            )
+
+    @contextmanager
+    def _frozen_as(self, trainable: Sequence[bool]) -> Generator[None]:
+        """Parameters are frozen as they were before."""
+        params, now = self.network.params.values(), self.network.trainable
+        try:
+            for param, was in zip(params, trainable, strict=True):
+                param.trainable = was
+            yield
+        finally:
+            for param, is_trainable in zip(params, now, strict=True):
+                param.trainable = is_trainable
 
     def _begin(self) -> None:
         """Nothing is refused any more: the state of the run becomes that of this fit."""
@@ -131,7 +156,8 @@ class Loop:
         self._load_callbacks()
         if not self.goes_on:
             history.stopped, history.best_epoch = "", None
-            run.settings = self.trainer.optimizer.schedule.settings
+            if not run.settings or run.schedule is not self.trainer.optimizer.schedule:
+                run.settings = self.trainer.optimizer.schedule.settings
         if run.position and run.source != self.source.facts():
             self._drop_epoch()
         self.follow()
@@ -143,6 +169,7 @@ class Loop:
             while run.epoch < self.end and not run.stopping and not self.interrupted:
                 self._epoch()
             self.settle()
+            self.follow()  # a rate that was set in the last epoch
             self.trainer.history.stopped = run.stopping
             self._call("on_interrupt" if self.interrupted else "on_end")
         except BaseException:
@@ -182,7 +209,8 @@ class Loop:
             for hook in hooks:
                 hook(self.trainer)
             if hooks and self.network.trainable != trainable:
-                self.settle()
+                with self._frozen_as(trainable):
+                    self.settle()  # the steps until now, which may be made again
                 self._prepare()
                 program, trainable = self.program, self.network.trainable
             if self.interrupted:

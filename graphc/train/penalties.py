@@ -76,10 +76,12 @@ Penalty = L1 | L2
 
 
 def penalty(params: Mapping[str, gx.Param], penalties: Sequence[Penalty]) -> gx.Node | None:
-    """The sum of all penalties of the parameters that can change; None if there is none."""
-    terms = [
-        rule.node(p) for rule in penalties for p in chosen(params, rule.on) if p.trainable
-    ]  # fmt: skip
+    """The sum of all penalties of the parameters that can change, 0 if those are all frozen; None
+    if no parameter has a penalty."""
+    found = [(rule, p) for rule in penalties for p in chosen(params, rule.on)]
+    terms = [rule.node(p) for rule, p in found if p.trainable]
+    if found and not terms:
+        return gx.const(0.0, found[0][1].dtype.name)
     return reduce(add, terms) if terms else None
 
 
