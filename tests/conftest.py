@@ -77,6 +77,20 @@ def root() -> Path:
 
 
 @pytest.fixture
+def compiled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the programs that a test compiles, in their order."""
+    names: list[str] = []
+    compile_ = gx.compile
+
+    def count(*args: Any, **options: Any) -> Any:
+        names.append(options["name"])
+        return compile_(*args, **options)
+
+    monkeypatch.setattr(gx, "compile", count)
+    return names
+
+
+@pytest.fixture
 def golden(root: Path, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with a file of tests/golden/, or write it there with --update-golden."""
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 VERSION = 3
 FACTS: dict[str, type | tuple[type, ...]] = {
     "signature": dict, "optimizer": str, "schedule": dict, "scheduled": int, "settings": str,
-    "rate": float,
-    "seed": int, "step": int, "epoch": int, "position": int, "source": dict,
+    "rate": float, "seed": int, "step": int, "epoch": int, "position": int, "source": dict,
     "began": (int, type(None)), "stopping": str, "callbacks": list, "written": dict,
     "history": list, "stopped": str, "best_epoch": (int, type(None)), "frozen": list,
 }  # fmt: skip

@@ -145,7 +145,7 @@ def _epsilon(array: Array) -> float:
 def whole(
     who: str, name: str, value: object, low: int, high: int | None = None, remedy: str = ""
 ) -> int:
-    """`value` as an int from low to high; anything else is an gx.InputError, which ends with
+    """`value` as an int from low to high; anything else is a gx.InputError, which ends with
     `remedy`."""
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -166,7 +166,7 @@ def real(
     *,
     above: bool = False,
 ) -> float:
-    """`value` as a finite float from low (or above it) to high; else an gx.InputError."""
+    """`value` as a finite float from low (or above it) to high; else a gx.InputError."""
     number = float(value) if isinstance(value, int | float | np.number) else np.nan
     inside = np.isfinite(number) and low <= number <= high and not (above and number == low)
     if not inside or isinstance(value, bool):

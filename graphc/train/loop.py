@@ -54,7 +54,7 @@ class Run:
     scheduled: int = 0  # the epoch from which it counts
     rate: float = 0.0  # of the last step
     settings: str = ""  # of the schedule that the fit in progress began with
-    frozen: list[str] = field(default_factory=list)  # the parameters that no step has changed
+    frozen: list[str] = field(default_factory=list)  # those of the restored checkpoint
 
     def follow(self, schedule: Schedule, epoch: int) -> None:
         """Take up a schedule: one that was set since the last time counts from this epoch."""

@@ -17,6 +17,10 @@ LOSSES: dict[str, Function] = {
     "sigmoid_cross_entropy": gx.sigmoid_cross_entropy,
     "binary_cross_entropy": gx.binary_cross_entropy,
 }
+APPLIED: dict[Function, Callable[[gx.Node], gx.Node]] = {  # what a loss makes of the predictions
+    gx.softmax_cross_entropy: gx.softmax,
+    gx.sigmoid_cross_entropy: gx.sigmoid,
+}
 
 
 def as_loss(loss: str | Function) -> Function:

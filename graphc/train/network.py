@@ -11,7 +11,7 @@ import numpy as np
 
 import graphc as gx
 from graphc.nn.layer import Layer, building
-from graphc.train.losses import Function
+from graphc.train.losses import APPLIED, Function
 from graphc.train.metrics import Metric
 from graphc.train.optimizers import Optimizer
 from graphc.train.penalties import MaxNorm, Penalty, limited, penalty
@@ -206,10 +206,7 @@ def _refuse_all_pairs(name: str, output: gx.Node, prediction: gx.Node, y: gx.Nod
 
 def warn_of_two_activations(loss: Function, prediction: gx.Node) -> None:
     """UserWarning where a model ends with what its loss applies once more."""
-    within: dict[Any, Any] = {
-        gx.softmax_cross_entropy: gx.softmax, gx.sigmoid_cross_entropy: gx.sigmoid
-    }  # fmt: skip
-    activation = within.get(loss)
+    activation: Any = APPLIED.get(loss)
     if activation is None:
         return
     inner = (n for n in below(prediction) if n is not prediction and n.type == prediction.type)
